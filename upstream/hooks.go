@@ -1,0 +1,20 @@
+package upstream
+
+import "time"
+
+// Hooks are what an adapter tells about its work, for metrics. Each may be nil,
+// none may block, and all may be called from several goroutines at once.
+type Hooks struct {
+	// Connected: a connection was opened (err nil) or could not be, TLS and
+	// greeting included, after so long.
+	Connected func(took time.Duration, err error)
+	// Disconnected: an opened connection was closed by either side.
+	Disconnected func()
+	// LoggedIn: a login ended, with or without success, after so long from
+	// the first attempt to connect.
+	LoggedIn func(took time.Duration, err error)
+	// RoundTrip: a request was sent whose answer had to be waited for.
+	RoundTrip func()
+	// Octets: so many octets were received and sent, before TLS and compression.
+	Octets func(received, sent int)
+}
