@@ -1,0 +1,142 @@
+package proxy
+
+import (
+	"container/list"
+	"context"
+	"net/netip"
+	"sync"
+
+	"postern/proxy/pop3"
+)
+
+// The limits that Options.Refused tells of.
+const (
+	Total      = "total"   // MaxConnections, all of them logged in
+	PerAddress = "address" // MaxPerAddress
+	Evicted    = "evicted" // MaxConnections: cut off in favour of a newer connection
+)
+
+// An admission counts connections and decides who may come in.
+type admission struct {
+	max, maxPerAddress int
+
+	mu        sync.Mutex
+	open      int
+	strangers *list.List // the *places that are not logged in, oldest first
+	addresses map[netip.Prefix]int
+}
+
+// A place is what a connection holds while it is open.
+type place struct {
+	admission *admission
+	address   netip.Prefix
+	evict     func()
+	stranger  *list.Element // nil once logged in, evicted or left
+	gone      bool
+}
+
+func newAdmission(max, maxPerAddress int) *admission {
+	if max == 0 {
+		max = 10_000
+	}
+	if maxPerAddress == 0 {
+		maxPerAddress = 20
+	}
+	return &admission{max: max, maxPerAddress: maxPerAddress, strangers: list.New(), addresses: make(map[netip.Prefix]int)}
+}
+
+// enter gives a connection its place, or names the limit that denies it one.
+// When all places are taken, the one that has been a stranger longest is
+// called back through its evict and loses its place at once: whoever only
+// holds connections open cannot keep others out.
+func (a *admission) enter(addr netip.Addr, evict func()) (p *place, limit string) {
+	p = &place{admission: a, address: clientNetwork(addr), evict: evict}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.addresses[p.address] >= a.maxPerAddress {
+		return nil, PerAddress
+	}
+	if a.open >= a.max {
+		oldest := a.strangers.Front()
+		if oldest == nil {
+			return nil, Total
+		}
+		victim := oldest.Value.(*place)
+		victim.remove()
+		victim.evict()
+	}
+	a.open++
+	a.addresses[p.address]++
+	p.stranger = a.strangers.PushBack(p)
+	return p, ""
+}
+
+// known makes the place one of a client that has logged in. It is false if the
+// place was lost before that.
+func (p *place) known() bool {
+	p.admission.mu.Lock()
+	defer p.admission.mu.Unlock()
+	p.forget()
+	return !p.gone
+}
+
+// leave gives the place back.
+func (p *place) leave() {
+	p.admission.mu.Lock()
+	defer p.admission.mu.Unlock()
+	p.remove()
+}
+
+func (p *place) remove() {
+	if !p.gone {
+		p.forget()
+		p.gone = true
+		p.admission.open--
+	}
+}
+
+// forget takes the place off the strangers.
+func (p *place) forget() {
+	if p.stranger == nil {
+		return
+	}
+	a := p.admission
+	a.strangers.Remove(p.stranger)
+	p.stranger = nil
+	if a.addresses[p.address]--; a.addresses[p.address] == 0 {
+		delete(a.addresses, p.address)
+	}
+}
+
+func (a *admission) count() (open, strangers int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.open, a.strangers.Len()
+}
+
+// clientNetwork is what counts as one client: an IPv4 address, or the /64 that
+// an IPv6 host picks its addresses from.
+func clientNetwork(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits) // the zero Addr has the zero Prefix
+	return p
+}
+
+// placeKey finds a connection's place in the context of its session.
+type placeKey struct{}
+
+// admitting is an Authenticator that notes which connections logged in.
+type admitting struct{ pop3.Authenticator }
+
+func (a admitting) Authenticate(ctx context.Context, c pop3.Credentials) (pop3.Login, error) {
+	login, err := a.Authenticator.Authenticate(ctx, c)
+	if p, ok := ctx.Value(placeKey{}).(*place); ok && err == nil && !p.known() {
+		login.Close()
+		return pop3.Login{}, context.Canceled
+	}
+	return login, err
+}
