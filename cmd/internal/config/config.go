@@ -1,0 +1,167 @@
+// Package config turns a YAML file into a checked Config. It is strict: an
+// unknown key, a value without a unit, a route that nobody can reach are
+// faults, and all faults of a file are reported at once, each with its line,
+// its key and a hint.
+//
+// It imports no other package of postern. What it returns is handed on by
+// cmd/postern, piece by piece, as the options of the packages that do the work.
+package config
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// A Config is what the operator wrote, with defaults for what was left out.
+type Config struct {
+	Log             Log
+	Limits          Limits
+	ShutdownTimeout time.Duration // how long sessions may finish after SIGTERM
+	Listeners       []Listener
+	Admin           Admin
+	Upstreams       []Upstream // in the order of the file
+	Routes          []Route    // the first that matches wins
+
+	Warnings []Fault // what is allowed, but probably not meant
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  string // debug, info, warn or error
+	Format string // text or json
+}
+
+// Limits bound what clients may cost.
+type Limits struct {
+	Connections           int
+	ConnectionsPerAddress int
+	LoginTimeout          time.Duration
+	IdleTimeout           time.Duration
+	WriteTimeout          time.Duration
+	Errors                int
+	LoginAttempts         int
+	LoginDelay            time.Duration // least time between two logins of an account; 0 is none
+}
+
+// How a connection is protected.
+const (
+	TLSOff      = "off"
+	TLSImplicit = "implicit"
+	TLSSTLS     = "stls"     // listeners
+	TLSStartTLS = "starttls" // upstreams
+)
+
+// A Listener is an address that POP3 clients connect to.
+type Listener struct {
+	Address     string
+	TLS         string // TLSOff, TLSSTLS or TLSImplicit
+	Certificate string // PEM file: the certificate, then its chain
+	Key         string // PEM file
+
+	// PlaintextLogin are the networks that may log in without TLS.
+	PlaintextLogin []netip.Prefix
+}
+
+// Admin is the operator's HTTP listener.
+type Admin struct {
+	Address string // "" for none
+}
+
+// The protocols of an upstream.
+const (
+	IMAP = "imap"
+	JMAP = "jmap"
+)
+
+// An Upstream is a server that keeps the mail.
+type Upstream struct {
+	Name     string
+	Protocol string // IMAP or JMAP
+
+	// Whom to trust: the system's roots, or else those in CAFile, or else
+	// only the certificate with this SHA-256 fingerprint.
+	CAFile      string
+	Fingerprint []byte
+
+	// IMAP only.
+	Address    string
+	TLS        string // TLSImplicit, TLSStartTLS or TLSOff
+	ServerName string // in the certificate; "" for the host of Address
+	MaxMessage int64  // octets of the largest message that is carried
+	Insecure   bool   // passwords may travel in the clear to another machine
+
+	// JMAP only. Either URL or Domain is set.
+	URL         string // of the session resource
+	Domain      string // to look the session resource up for
+	Credentials string // Basic or Bearer
+	PlainHTTP   bool   // the URL may be http
+}
+
+// What a client's password is to a JMAP upstream.
+const (
+	Basic  = "basic"  // a password
+	Bearer = "bearer" // an access token
+)
+
+// A Route says where the mail of some users is.
+type Route struct {
+	User     string // pattern; * stands for any run of characters
+	Upstream string // its name
+}
+
+// Default returns the settings that hold where a file says nothing.
+func Default() Config {
+	return Config{
+		Log: Log{Level: "info", Format: "text"},
+		Limits: Limits{
+			Connections:           10_000,
+			ConnectionsPerAddress: 100,
+			LoginTimeout:          time.Minute,
+			IdleTimeout:           10 * time.Minute,
+			WriteTimeout:          time.Minute,
+			Errors:                20,
+			LoginAttempts:         3,
+		},
+		ShutdownTimeout: time.Minute,
+	}
+}
+
+// loopback is who may log in without TLS unless the file names others.
+func loopback() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+}
+
+// maxFileSize is more than any configuration needs, and less than hurts.
+const maxFileSize = 4 << 20
+
+// Load reads the file at path. Names of files in it are relative to the
+// directory it lies in; those files are read too, to see whether they can be.
+// The error is Faults, or what prevents the file from being read.
+func Load(path string) (*Config, error) {
+	text, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	c, d := parse(path, text, os.LookupEnv)
+	c.resolve(filepath.Dir(path))
+	c.checkFiles(d)
+	return c, d.done(c)
+}
+
+// resolve makes the names of files relative to dir.
+func (c *Config) resolve(dir string) {
+	join := func(name *string) {
+		if *name != "" && !filepath.IsAbs(*name) {
+			*name = filepath.Join(dir, *name)
+		}
+	}
+	for i := range c.Listeners {
+		join(&c.Listeners[i].Certificate)
+		join(&c.Listeners[i].Key)
+	}
+	for i := range c.Upstreams {
+		join(&c.Upstreams[i].CAFile)
+	}
+}

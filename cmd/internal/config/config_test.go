@@ -1,0 +1,300 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// noFile keeps the name of the file out of what is compared.
+const noFile = "f"
+
+func noEnvironment(string) (string, bool) { return "", false }
+
+func parsed(text string) (*Config, error) {
+	c, d := parse(noFile, []byte(text), noEnvironment)
+	return c, d.done(c)
+}
+
+// A file in testdata says in its own lines what is wrong with it: "#! LINE:
+// KEY: TEXT", LINE being 0 where none is named.
+func wanted(t *testing.T, text string) string {
+	var want []string
+	for line := range strings.Lines(text) {
+		if fault, ok := strings.CutPrefix(line, "#! "); ok {
+			want = append(want, noFile+":"+strings.TrimSpace(fault))
+		}
+	}
+	if want == nil {
+		t.Fatal("the file does not say what is wrong with it")
+	}
+	slices.SortStableFunc(want, func(a, b string) int { return lineOf(t, a) - lineOf(t, b) })
+	return strings.ReplaceAll(strings.Join(want, "\n"), noFile+":0:", noFile+":")
+}
+
+func lineOf(t *testing.T, fault string) (line int) {
+	if _, err := fmt.Sscanf(fault, noFile+":%d:", &line); err != nil {
+		t.Fatalf("%q names no line: %v", fault, err)
+	}
+	return line
+}
+
+func eachFile(t *testing.T, pattern string, test func(t *testing.T, text string)) {
+	names, _ := filepath.Glob(pattern)
+	if len(names) == 0 {
+		t.Fatalf("no files %s", pattern)
+	}
+	for _, name := range names {
+		t.Run(strings.TrimSuffix(filepath.Base(name), ".yaml"), func(t *testing.T) {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test(t, string(text))
+		})
+	}
+}
+
+func TestBadFiles(t *testing.T) {
+	eachFile(t, "testdata/bad/*.yaml", func(t *testing.T, text string) {
+		_, err := parsed(text)
+		if err == nil {
+			t.Fatal("nothing was found wrong")
+		}
+		if diff := cmp.Diff(wanted(t, text), err.Error()); diff != "" {
+			t.Errorf("faults (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestWarnings(t *testing.T) {
+	eachFile(t, "testdata/warned/*.yaml", func(t *testing.T, text string) {
+		c, err := parsed(text)
+		if err != nil {
+			t.Fatalf("faults: %v", err)
+		}
+		if diff := cmp.Diff(wanted(t, text), Faults(c.Warnings).Error()); diff != "" {
+			t.Errorf("warnings (-want +got):\n%s", diff)
+		}
+	})
+}
+
+const minimal = `
+listeners: [{address: "127.0.0.1:1110"}]
+upstreams: {office: {protocol: imap, address: "imap.example.org:993"}}
+routes: [{user: "*", upstream: office}]
+`
+
+func TestDefaults(t *testing.T) {
+	got, err := parsed(minimal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Listeners = []Listener{{Address: "127.0.0.1:1110", TLS: "off", PlaintextLogin: []netip.Prefix{
+		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}}}
+	want.Upstreams = []Upstream{{Name: "office", Protocol: "imap", Address: "imap.example.org:993",
+		TLS: "implicit", MaxMessage: 1 << 30, Credentials: "basic"}}
+	want.Routes = []Route{{User: "*", Upstream: "office"}}
+	if diff := cmp.Diff(&want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		t.Errorf("config (-want +got):\n%s", diff)
+	}
+}
+
+func TestEverySettingIsRead(t *testing.T) {
+	text := `
+log: {level: debug, format: json}
+limits:
+  connections: 1
+  connections_per_address: 2
+  login_timeout: 3s
+  idle_timeout: 4h
+  write_timeout: 5m30s
+  errors: 6
+  login_attempts: 7
+  login_delay: 8s
+shutdown_timeout: 9s
+listeners:
+  - address: "[::1]:110"
+    tls: stls
+    certificate: c.pem
+    key: ${KEY}.pem
+    plaintext_login: [192.0.2.1, "2001:db8::/32"]
+admin: {address: "localhost:9110"}
+upstreams:
+  i:
+    protocol: imap
+    address: imap.example.org:143
+    tls: starttls
+    server_name: mail.example.org
+    ca_file: /ca.pem
+    max_message: 10MiB
+  j:
+    protocol: jmap
+    url: http://jmap.example.org/jmap
+    plain_http: true
+    credentials: bearer
+    fingerprint: AA:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff:00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff
+  k: {protocol: jmap, domain: example.org}
+  l: {protocol: imap, address: "10.0.0.1:143", tls: off, insecure: true}
+routes:
+  - {user: "$$*", upstream: i}
+  - {user: "*", upstream: j}
+`
+	env := func(name string) (string, bool) { return "k", name == "KEY" }
+	got, d := parse(noFile, []byte(text), env)
+	if err := d.done(got); err != nil {
+		t.Fatal(err)
+	}
+	got.Warnings = nil
+	got.resolve("/etc/postern")
+	fingerprint := []byte("\xaa\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff")
+	fingerprint = append(fingerprint, "\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff"...)
+	want := &Config{
+		Log: Log{"debug", "json"},
+		Limits: Limits{Connections: 1, ConnectionsPerAddress: 2, LoginTimeout: 3 * time.Second, IdleTimeout: 4 * time.Hour,
+			WriteTimeout: 330 * time.Second, Errors: 6, LoginAttempts: 7, LoginDelay: 8 * time.Second},
+		ShutdownTimeout: 9 * time.Second,
+		Listeners: []Listener{{Address: "[::1]:110", TLS: "stls", Certificate: "/etc/postern/c.pem", Key: "/etc/postern/k.pem",
+			PlaintextLogin: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")}}},
+		Admin: Admin{"localhost:9110"},
+		Upstreams: []Upstream{
+			{Name: "i", Protocol: "imap", Address: "imap.example.org:143", TLS: "starttls", ServerName: "mail.example.org",
+				CAFile: "/ca.pem", MaxMessage: 10 << 20, Credentials: "basic"},
+			{Name: "j", Protocol: "jmap", URL: "http://jmap.example.org/jmap", PlainHTTP: true, Credentials: "bearer",
+				Fingerprint: fingerprint, TLS: "implicit", MaxMessage: 1 << 30},
+			{Name: "k", Protocol: "jmap", Domain: "example.org", Credentials: "basic", TLS: "implicit", MaxMessage: 1 << 30},
+			{Name: "l", Protocol: "imap", Address: "10.0.0.1:143", TLS: "off", Insecure: true, Credentials: "basic", MaxMessage: 1 << 30},
+		},
+		Routes: []Route{{"$*", "i"}, {"*", "j"}},
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		t.Errorf("config (-want +got):\n%s", diff)
+	}
+}
+
+func TestAnchorsAreFollowed(t *testing.T) {
+	c, err := parsed(`
+listeners:
+  - {address: "127.0.0.1:1110", plaintext_login: &office [192.0.2.0/24]}
+  - {address: "127.0.0.1:2110", plaintext_login: *office}
+upstreams: {office: {protocol: imap, address: "imap.example.org:993"}}
+routes: [{user: "*", upstream: office}]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(c.Listeners[1].PlaintextLogin); got != "[192.0.2.0/24]" {
+		t.Errorf("networks of the second listener: %s", got)
+	}
+}
+
+func TestCovers(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{"*", "*@example.org", true},
+		{"*@example.org", "*", false},
+		{"*@example.org", "ann@example.org", true},
+		{"*@example.org", "Ann@Example.ORG", true},
+		{"*@example.org", "*@*.example.org", false},
+		{"*example.org", "*@*.example.org", true},
+		{"a*b*c", "a*xbx*c", true},
+		{"a*b", "a", false},
+		{"ab*ba", "aba", false},
+		{"ann", "ann", true},
+		{"ann", "a*", false},
+		{"**", "*", true},
+	} {
+		if got := covers(c.a, c.b); got != c.want {
+			t.Errorf("covers(%q, %q) = %v, want %v", c.a, c.b, got, c.want)
+		}
+	}
+}
+
+const example = "../../../config.example.yaml"
+
+func TestExampleLoads(t *testing.T) {
+	c, err := Load(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Warnings) > 0 {
+		t.Errorf("warnings: %v", Faults(c.Warnings))
+	}
+	want := Default()
+	got := Config{Log: c.Log, Limits: c.Limits, ShutdownTimeout: c.ShutdownTimeout}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the example shows other values than the defaults (-default +example):\n%s", diff)
+	}
+}
+
+// TestExampleShowsEveryKey loads the example with everything that is commented
+// out made active. That must not make any key unknown, and must leave none out.
+func TestExampleShowsEveryKey(t *testing.T) {
+	text, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	active := regexp.MustCompile(`(?m)^#(  |[a-z-])`).ReplaceAll(text, []byte("$1"))
+	_, d := parse(noFile, active, noEnvironment)
+	for _, f := range d.faults {
+		if strings.Contains(f.Text, "unknown key") || strings.Contains(f.Text, "not YAML") || strings.Contains(f.Text, "stands here") {
+			t.Error(f)
+		}
+	}
+	shown := map[string]bool{}
+	for path := range d.lines {
+		shown[regexp.MustCompile(`\[\d+\]|upstreams\.[^.]+`).ReplaceAllStringFunc(path, func(part string) string {
+			return strings.SplitN(part, ".", 2)[0][:1]
+		})] = true
+	}
+	var c Config
+	for prefix, fields := range map[string][]field{
+		"": c.fields(), "log.": c.Log.fields(), "limits.": c.Limits.fields(), "admin.": c.Admin.fields(),
+		"listeners[.": new(Listener).fields(), "u.": new(Upstream).fields(), "routes[.": new(Route).fields(),
+	} {
+		for _, f := range fields {
+			if !shown[prefix+f.key] {
+				t.Errorf("the example does not show %s%s", prefix, f.key)
+			}
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	names, _ := filepath.Glob("testdata/*/*.yaml")
+	for _, name := range append(names, example) {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := parsed(text)
+		if err == nil && (len(c.Listeners) == 0 || len(c.Upstreams) == 0 || len(c.Routes) == 0) {
+			t.Errorf("accepted without listeners, upstreams or routes: %+v", c)
+		}
+		for _, fault := range append(c.Warnings, asFaults(err)...) {
+			if fault.Line < 0 || fault.Line > strings.Count(text, "\n")+2 || strings.ContainsAny(fault.Key, "\r\n\x1b") {
+				t.Errorf("odd fault %q", fault)
+			}
+		}
+	})
+}
+
+func asFaults(err error) Faults {
+	faults, _ := err.(Faults)
+	return faults
+}

@@ -1,0 +1,108 @@
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// writePair makes a certificate and its key in dir.
+func writePair(t *testing.T, dir, certificate, key string) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, certificate, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	write(t, dir, key, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
+}
+
+func write(t *testing.T, dir, name, text string) string {
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestFilesAreChecked(t *testing.T) {
+	dir := t.TempDir()
+	writePair(t, dir, "cert.pem", "key.pem")
+	writePair(t, dir, "cert2.pem", "key2.pem")
+	write(t, dir, "notes.txt", "not a certificate")
+	path := write(t, dir, "postern.yaml", `
+listeners:
+  - {address: ":1995", tls: implicit, certificate: cert.pem, key: key.pem}
+  - {address: ":2995", tls: implicit, certificate: cert.pem, key: key2.pem}
+  - {address: ":3995", tls: implicit, certificate: absent.pem, key: absent-key.pem}
+upstreams:
+  good: {protocol: imap, address: "imap.example.org:993", ca_file: cert.pem}
+  junk: {protocol: imap, address: "imap.example.org:993", ca_file: notes.txt}
+  gone: {protocol: jmap, domain: example.org, ca_file: absent.pem}
+routes: [{user: "a*", upstream: good}, {user: "b*", upstream: junk}, {user: "*", upstream: gone}]
+`)
+	_, err := Load(path)
+	if err == nil {
+		t.Fatal("nothing was found wrong")
+	}
+	got := strings.ReplaceAll(err.Error(), dir+"/", "")
+	want := strings.TrimSpace(`
+postern.yaml:4: listeners[1].certificate: does not go with the key: tls: private key does not match public key
+postern.yaml:5: listeners[2].certificate: cannot read absent.pem: no such file or directory
+postern.yaml:5: listeners[2].key: cannot read absent-key.pem: no such file or directory
+postern.yaml:8: upstreams.junk.ca_file: no certificate in notes.txt: it must hold PEM
+postern.yaml:9: upstreams.gone.ca_file: cannot read absent.pem: no such file or directory`)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("faults (-want +got):\n%s", diff)
+	}
+}
+
+func TestReadableKeyIsWarnedOf(t *testing.T) {
+	dir := t.TempDir()
+	writePair(t, dir, "cert.pem", "key.pem")
+	if err := os.Chmod(filepath.Join(dir, "key.pem"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(write(t, dir, "postern.yaml", `
+listeners: [{address: ":995", tls: implicit, certificate: cert.pem, key: key.pem}]
+upstreams: {office: {protocol: imap, address: "imap.example.org:993"}}
+routes: [{user: "*", upstream: office}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := Faults(c.Warnings).Error(); !strings.Contains(got, "listeners[0].key: everybody on this machine may read") {
+		t.Errorf("warnings: %q, want one about the key", got)
+	}
+}
+
+func TestUnreadableConfigs(t *testing.T) {
+	dir := t.TempDir()
+	for name, path := range map[string]string{
+		"absent":    filepath.Join(dir, "absent.yaml"),
+		"directory": dir,
+		"huge":      write(t, dir, "huge.yaml", strings.Repeat("#", maxFileSize+1)),
+	} {
+		if c, err := Load(path); err == nil || c != nil {
+			t.Errorf("%s: %v, %v; want an error", name, c, err)
+		}
+	}
+}
