@@ -1,0 +1,100 @@
+package auth
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// A throttle makes guessing slow. Refused credentials are counted for the
+// client's address, and for the account at that address, and the larger count
+// sets how long the next attempt waits before it begins. It waits before, not
+// after: a client cannot save the time by hanging up.
+//
+// Only refused credentials count. An upstream that is down refuses nobody.
+type throttle struct {
+	seed maphash.Seed
+
+	mu       sync.Mutex
+	failures *table[offender, int]
+}
+
+// An offender is an address with one account, or with any.
+type offender struct {
+	network netip.Prefix
+	account uint64 // hash of its name; 0 for any
+}
+
+const (
+	firstDelay   = 2 * time.Second
+	longestDelay = 15 * time.Second
+
+	failureLife  = 10 * time.Minute // after the last failure
+	maxOffenders = 1 << 16
+)
+
+func newThrottle() *throttle {
+	return &throttle{seed: maphash.MakeSeed(), failures: newTable[offender, int](maxOffenders, failureLife)}
+}
+
+func (t *throttle) offenders(addr netip.Addr, account string) (all, one offender) {
+	network := clientNetwork(addr)
+	return offender{network: network}, offender{network, maphash.String(t.seed, account) | 1}
+}
+
+// delay returns how long the next attempt has to wait.
+func (t *throttle) delay(addr netip.Addr, account string) time.Duration {
+	all, one := t.offenders(addr, account)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	atAddress, _ := t.failures.get(all)
+	atAccount, _ := t.failures.get(one)
+	n := max(atAddress, atAccount)
+	if n == 0 {
+		return 0
+	}
+	return min(firstDelay<<min(n-1, 8), longestDelay)
+}
+
+// failed counts refused credentials.
+func (t *throttle) failed(addr netip.Addr, account string) {
+	all, one := t.offenders(addr, account)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range []offender{all, one} {
+		n, _ := t.failures.get(o)
+		t.failures.put(o, n+1)
+	}
+}
+
+// succeeded takes back the failures of this account at this address, and no
+// others: whoever has one account must not guess at others with a clean slate
+// after each of their own logins.
+func (t *throttle) succeeded(addr netip.Addr, account string) {
+	all, one := t.offenders(addr, account)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	own, _ := t.failures.get(one)
+	if own == 0 {
+		return
+	}
+	t.failures.remove(one)
+	if n, _ := t.failures.get(all); n > own {
+		t.failures.put(all, n-own)
+	} else {
+		t.failures.remove(all)
+	}
+}
+
+// clientNetwork is what counts as one client: an IPv4 address, or the /64 that
+// an IPv6 host picks its addresses from.
+func clientNetwork(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits) // the zero Addr has the zero Prefix
+	return p
+}
