@@ -1,0 +1,116 @@
+// Package admin is the operator's HTTP listener: metrics, health, and a status
+// page. It only shows; nothing can be changed through it. It asks for no
+// password, so it belongs on loopback or a network of the operator's own, and
+// names no account.
+//
+//	/         status page
+//	/metrics  for Prometheus
+//	/healthz  200 while the process lives
+//	/readyz   200 while it takes connections, 503 and the reason otherwise
+package admin
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// A Status tells what the operator may know of the running program. It is asked
+// in every request, by several goroutines at once.
+type Status interface {
+	// Ready returns nil while connections are accepted, and otherwise why
+	// they are not: not started, draining.
+	Ready() error
+
+	// Overview returns what the status page shows.
+	Overview() Overview
+}
+
+// An Overview is the state of the program at one moment.
+type Overview struct {
+	Version   string
+	Started   time.Time
+	Sessions  int // now open
+	Listeners []Listener
+	Upstreams []Upstream
+}
+
+// A Listener is a POP3 listener as the status page shows it.
+type Listener struct {
+	Address            string
+	TLS                string    // off, stls or implicit
+	CertificateExpires time.Time // zero without TLS
+}
+
+// An Upstream is an upstream as the status page shows it.
+type Upstream struct {
+	Name        string
+	Protocol    string
+	LastSuccess time.Time // of a login; zero for never
+	LastFailure time.Time
+	Failure     string // kind of the last failure, a word of upstream.Kinds
+}
+
+// Limits of a request, which come from programs and a few people.
+const (
+	requestTime    = 10 * time.Second
+	idleTime       = 2 * time.Minute
+	maxHeaderBytes = 16 << 10
+)
+
+// New returns a server for the operator; the caller has it Serve and Shutdown.
+// metrics answers /metrics. log may be nil.
+func New(status Status, metrics http.Handler, log *slog.Logger) *http.Server {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &http.Server{
+		Handler:           handler(status, metrics),
+		ReadHeaderTimeout: requestTime,
+		ReadTimeout:       requestTime,
+		WriteTimeout:      3 * requestTime, // a scrape of many series over a slow link
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+func handler(status Status, metrics http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", metrics)
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := status.Ready(); err != nil {
+			text(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+		text(w, http.StatusOK, "ok")
+	})
+	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { page(w, status) })
+	return readOnly(mux)
+}
+
+// readOnly refuses every method that asks for a change, and tells browsers to
+// run, frame, keep and pass on nothing.
+func readOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", contentPolicy)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Referrer-Policy", "no-referrer")
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			h.Set("Allow", "GET, HEAD")
+			text(w, http.StatusMethodNotAllowed, "only GET and HEAD")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func text(w http.ResponseWriter, status int, line string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	fmt.Fprintln(w, line)
+}
