@@ -8,6 +8,7 @@
 package pop3
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"log/slog"
@@ -49,17 +50,19 @@ type Server struct {
 	// command: it is told so, and nothing is removed. A session in the UPDATE
 	// state finishes. Nil never drains.
 	Draining <-chan struct{}
+
+	drain drain
 }
 
 // Limits bound what one client may cost. A zero field means the default.
 type Limits struct {
-	Login    time.Duration // from the first octet to a successful login; 1 minute
+	Login    time.Duration // from the greeting to a successful login, what the Authenticator needs not counted; 1 minute
 	Idle     time.Duration // waiting for a command (RFC 1939 section 3: at least 10 minutes); 10 minutes
 	Write    time.Duration // for a client to take the next 32 KiB; 1 minute
 	TLS      time.Duration // for a TLS handshake; 15 seconds
 	Update   time.Duration // for the UPDATE state; 45 seconds
-	Errors   int           // -ERR replies in a row before the connection is closed; 20
-	Attempts int           // refused logins before the connection is closed; 3
+	Errors   int           // commands refused in a row, for what they are, before the connection is closed; 20
+	Attempts int           // logins refused before the connection is closed; 3
 }
 
 // An Authenticator turns credentials into a maildrop. It is called once for
@@ -74,9 +77,10 @@ type Authenticator interface {
 type Credentials struct {
 	User      string // as sent; any octets but NUL, CR and LF
 	Password  upstream.Secret
-	Mechanism string // "USER", or the SASL mechanism: "PLAIN", "LOGIN"
-	Remote    netip.AddrPort
+	Mechanism string         // "USER", or the SASL mechanism: "PLAIN", "LOGIN"
+	Remote    netip.AddrPort // invalid where the connection has no such address
 	TLS       bool
+	Session   string // the session's id in the log
 }
 
 // A Login is an account's maildrop, held for one session. Its Close releases
@@ -119,8 +123,32 @@ type Summary struct {
 // Reasons are the ways in which a session ends: Summary.Reason is one of them.
 var Reasons = []string{"quit", "disconnect", "idle", "slow", "drain", "errors", "auth", "tls", "upstream", "panic"}
 
-// Serve runs one session on conn to its end and closes conn. When ctx ends the
+// Serve runs one session on conn to its end and closes conn. If conn is a
+// *tls.Conn (or embeds one), Serve runs its handshake first. When ctx ends the
 // session is cut off at once, unless it is in the UPDATE state.
 func (s *Server) Serve(ctx context.Context, conn net.Conn) {
-	panic("unfinished")
+	session := newSession(s, conn)
+	defer context.AfterFunc(ctx, session.wire.cut)()
+	defer s.drain.join(s.Draining, session.wire.drain)()
+	session.run(ctx)
+	session.wire.close(session.told())
+}
+
+func (s *Server) log() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
+}
+
+func (l Limits) orDefaults() Limits {
+	return Limits{
+		Login:    cmp.Or(l.Login, time.Minute),
+		Idle:     cmp.Or(l.Idle, 10*time.Minute),
+		Write:    cmp.Or(l.Write, time.Minute),
+		TLS:      cmp.Or(l.TLS, 15*time.Second),
+		Update:   cmp.Or(l.Update, 45*time.Second),
+		Errors:   cmp.Or(l.Errors, 20),
+		Attempts: cmp.Or(l.Attempts, 3),
+	}
 }

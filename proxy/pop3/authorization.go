@@ -1,0 +1,196 @@
+package pop3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"postern/upstream"
+)
+
+// refuseLogin keeps credentials off connections that anybody can listen to.
+func (s *session) refuseLogin() error {
+	allowed := s.server.PlaintextLogin
+	if s.tlsVersion != 0 || allowed != nil && allowed(s.remote.Addr()) {
+		return nil
+	}
+	return refusal{"SYS/PERM", "login is allowed with TLS only"}
+}
+
+// userName is USER. Whether there is such a user shows only with the password.
+// RFC 1939 section 7.
+func (s *session) userName(_ context.Context, name string) (reply, error) {
+	s.user = name
+	return ok("send the password"), nil
+}
+
+func (s *session) pass(ctx context.Context, password string) (reply, error) {
+	if s.user == "" {
+		return reply{}, refusef("USER comes first")
+	}
+	user := s.user
+	s.user = ""
+	return s.logIn(ctx, "USER", user, password)
+}
+
+// logIn opens the maildrop and enters the TRANSACTION state.
+func (s *session) logIn(ctx context.Context, mechanism, user, password string) (reply, error) {
+	began := time.Now()
+	err := s.open(ctx, Credentials{
+		User:      user,
+		Password:  upstream.NewSecret(password),
+		Mechanism: mechanism,
+		Remote:    s.remote,
+		TLS:       s.tlsVersion != 0,
+		Session:   s.id,
+	})
+	took := time.Since(began)
+	s.loginBy = s.loginBy.Add(took) // that was not the client's doing
+	if hook := s.server.Hooks.Login; hook != nil {
+		hook(loginResult(err), took)
+	}
+	if err != nil {
+		s.loginRefused(ctx, user, err)
+		return reply{}, err
+	}
+	s.state = transaction
+	return ok("maildrop has %s", s.dropListing()), nil
+}
+
+func loginResult(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	return upstream.Kind(err)
+}
+
+// open authenticates and takes the listing that the session lives on. No
+// client waits longer for that than it may be idle itself.
+func (s *session) open(ctx context.Context, c Credentials) error {
+	ctx, cancel := context.WithTimeout(ctx, s.limits.Idle)
+	defer cancel()
+	login, err := s.server.Authenticator.Authenticate(ctx, c)
+	if err != nil {
+		return err
+	}
+	s.login = login // before anything can go wrong: the session closes it
+	listing, err := login.List(ctx)
+	if err != nil {
+		s.release()
+		return fmt.Errorf("list: %w", err)
+	}
+	s.listing = listing
+	s.summary.Account, s.summary.Upstream = login.Account, login.Upstream
+	return nil
+}
+
+// maxLoggedOctets keeps what a stranger sends from filling the log.
+const maxLoggedOctets = 255
+
+// loginRefused writes the line that watchers of the log go by, and ends the
+// session with the last attempt.
+func (s *session) loginRefused(ctx context.Context, user string, err error) {
+	level := slog.LevelInfo
+	if !errors.Is(err, upstream.ErrAuth) {
+		level = slog.LevelWarn // the client may be innocent
+	}
+	s.log.Log(ctx, level, "login refused",
+		"account", user[:min(len(user), maxLoggedOctets)], "reason", upstream.Kind(err), "err", err)
+	if s.attempts++; s.attempts >= s.limits.Attempts {
+		s.end("auth", nil)
+	}
+}
+
+var errBeforeTLS = errors.New("octets after STLS that came before TLS")
+
+// refuseSTLS: see RFC 2595 section 4, and RFC 6856 section 2.1 for UTF8.
+func (s *session) refuseSTLS() error {
+	switch {
+	case s.tlsVersion != 0:
+		return refusef("TLS is on already")
+	case s.server.TLS == nil:
+		return refusef("TLS is not available")
+	case s.utf8:
+		return refusef("STLS comes before UTF8")
+	}
+	return nil
+}
+
+// stls begins TLS. What a client is supposed to have sent after STLS, but in
+// clear text, was put there by somebody in between (CVE-2011-0411 and many
+// more), so it ends the session. RFC 2595 section 4.
+func (s *session) stls(context.Context, string) (reply, error) {
+	if s.wire.lines.buffered() > 0 {
+		s.end("tls", errBeforeTLS)
+		return reply{}, errSilent
+	}
+	return reply{text: "begin TLS", after: s.startTLS}, nil
+}
+
+func (s *session) startTLS(ctx context.Context) {
+	s.user = "" // nothing learned in clear text counts. RFC 2595 section 4
+	err := s.wire.startTLS(ctx, s.server.TLS, s.limits.TLS)
+	s.handshakeDone(err)
+}
+
+// implicitTLS lets a TLS client in (RFC 8314). It answers false if none came.
+func (s *session) implicitTLS(ctx context.Context) bool {
+	conn, ok := s.wire.conn.(tlsConn)
+	if !ok {
+		return true
+	}
+	s.handshakeDone(handshake(ctx, conn, s.limits.TLS))
+	return !s.over()
+}
+
+// handshakeDone takes note of how a handshake went.
+func (s *session) handshakeDone(err error) {
+	if err == nil {
+		s.tlsVersion = s.wire.conn.(tlsConn).ConnectionState().Version
+	}
+	if hook := s.server.Hooks.TLS; hook != nil {
+		hook(s.tlsVersion)
+	}
+	switch {
+	case s.wire.out.err != nil || s.wire.wasCut():
+		s.lost(err)
+	case err != nil:
+		s.end("tls", err)
+	}
+}
+
+// utf8Mode is UTF8: user names and passwords are octets to us, and messages
+// are sent as they are, so there is no more to it. RFC 6856 section 2.
+func (s *session) utf8Mode(context.Context, string) (reply, error) {
+	s.utf8 = true
+	return ok("UTF-8"), nil
+}
+
+// languages are those of the text after +OK and -ERR. RFC 6856 section 3.
+var languages = []struct{ tag, name string }{
+	{"i-default", "Default language"},
+	{"en", "English"},
+}
+
+// lang lists languages, or chooses one; "*" leaves the choice to us.
+func (s *session) lang(_ context.Context, tag string) (reply, error) {
+	if tag == "" {
+		rep := ok("language listing follows")
+		rep.body = func(w *writer) error {
+			for _, l := range languages {
+				w.WriteString(l.tag + " " + l.name + "\r\n")
+			}
+			return nil
+		}
+		return rep, nil
+	}
+	for _, l := range languages {
+		if tag == "*" || strings.EqualFold(tag, l.tag) {
+			return ok("%s %s", l.tag, l.name), nil
+		}
+	}
+	return reply{}, refusef("language not known")
+}

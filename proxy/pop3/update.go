@@ -1,0 +1,75 @@
+package pop3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"postern/upstream"
+)
+
+// quit ends the session. In the TRANSACTION state it is the one way into the
+// UPDATE state, which lasts until it returns. RFC 1939 section 6.
+func (s *session) quit(ctx context.Context, _ string) (reply, error) {
+	if s.marks.n == 0 {
+		s.release()
+		s.end("quit", nil)
+		return ok("bye"), nil
+	}
+	if err := s.canUpdate(); err != nil {
+		s.lost(err)
+		return reply{}, errSilent
+	}
+	rep, err := s.update(ctx)
+	// Before the reply: a client that comes back at once finds the maildrop
+	// unlocked.
+	s.release()
+	s.end("quit", err)
+	return rep, err
+}
+
+// canUpdate is the last moment to turn back. A message that was not handed to
+// the network yet is sent first, since what the client cannot have is not
+// removed.
+func (s *session) canUpdate() error {
+	if out := &s.wire.out; out.ends > 0 && out.flush() != nil {
+		return out.err
+	}
+	if !s.wire.shield() {
+		return errCut
+	}
+	return nil
+}
+
+// update removes what is marked. It goes on when the client has gone away or
+// the server shuts down, within its limit.
+func (s *session) update(ctx context.Context) (reply, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limits.Update)
+	defer cancel()
+	marked := s.marks.all()
+	removed, err := s.login.Remove(ctx, marked)
+	removed = min(max(removed, 0), len(marked))
+	s.summary.Removed, s.summary.Unremoved = removed, len(marked)-removed
+	if err == nil && removed == len(marked) {
+		return ok("bye, %s removed", count(removed, "message")), nil
+	}
+	if err == nil {
+		err = upstream.ErrUnavailable // not what Remove promises, but no reason to say OK
+	}
+	return reply{}, failure{updateAnswer(removed, len(marked), err), err}
+}
+
+// updateAnswer tells the client how much of what it marked is still there.
+func updateAnswer(removed, marked int, err error) answer {
+	code := "SYS/TEMP"
+	if errors.Is(err, upstream.ErrRejected) {
+		code = "SYS/PERM"
+	}
+	switch {
+	case removed == marked:
+		return answer{code, "removal not confirmed"}
+	case removed == 0 && errors.Is(err, upstream.ErrChanged):
+		return answer{code, "mailbox changed, nothing removed"}
+	}
+	return answer{code, fmt.Sprintf("%d of %d deleted messages not removed", marked-removed, marked)}
+}
