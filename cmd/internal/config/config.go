@@ -36,7 +36,7 @@ type Log struct {
 // Limits bound what clients may cost.
 type Limits struct {
 	Connections           int
-	ConnectionsPerAddress int
+	ConnectionsPerAddress int // that are not logged in
 	LoginTimeout          time.Duration
 	IdleTimeout           time.Duration
 	WriteTimeout          time.Duration
@@ -60,7 +60,7 @@ type Listener struct {
 	Certificate string // PEM file: the certificate, then its chain
 	Key         string // PEM file
 
-	// PlaintextLogin are the networks that may log in without TLS.
+	// PlaintextLogin are the networks that may log in without TLS; never nil.
 	PlaintextLogin []netip.Prefix
 }
 
@@ -117,7 +117,7 @@ func Default() Config {
 		Log: Log{Level: "info", Format: "text"},
 		Limits: Limits{
 			Connections:           10_000,
-			ConnectionsPerAddress: 100,
+			ConnectionsPerAddress: 20,
 			LoginTimeout:          time.Minute,
 			IdleTimeout:           10 * time.Minute,
 			WriteTimeout:          time.Minute,

@@ -103,7 +103,7 @@ func TestDefaults(t *testing.T) {
 	want.Listeners = []Listener{{Address: "127.0.0.1:1110", TLS: "off", PlaintextLogin: []netip.Prefix{
 		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}}}
 	want.Upstreams = []Upstream{{Name: "office", Protocol: "imap", Address: "imap.example.org:993",
-		TLS: "implicit", MaxMessage: 1 << 30, Credentials: "basic"}}
+		TLS: "implicit", MaxMessage: 4 << 30, Credentials: "basic"}}
 	want.Routes = []Route{{User: "*", Upstream: "office"}}
 	if diff := cmp.Diff(&want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
@@ -171,9 +171,9 @@ routes:
 			{Name: "i", Protocol: "imap", Address: "imap.example.org:143", TLS: "starttls", ServerName: "mail.example.org",
 				CAFile: "/ca.pem", MaxMessage: 10 << 20, Credentials: "basic"},
 			{Name: "j", Protocol: "jmap", URL: "http://jmap.example.org/jmap", PlainHTTP: true, Credentials: "bearer",
-				Fingerprint: fingerprint, TLS: "implicit", MaxMessage: 1 << 30},
-			{Name: "k", Protocol: "jmap", Domain: "example.org", Credentials: "basic", TLS: "implicit", MaxMessage: 1 << 30},
-			{Name: "l", Protocol: "imap", Address: "10.0.0.1:143", TLS: "off", Insecure: true, Credentials: "basic", MaxMessage: 1 << 30},
+				Fingerprint: fingerprint, TLS: "implicit", MaxMessage: 4 << 30},
+			{Name: "k", Protocol: "jmap", Domain: "example.org", Credentials: "basic", TLS: "implicit", MaxMessage: 4 << 30},
+			{Name: "l", Protocol: "imap", Address: "10.0.0.1:143", TLS: "off", Insecure: true, Credentials: "basic", MaxMessage: 4 << 30},
 		},
 		Routes: []Route{{"$*", "i"}, {"*", "j"}},
 	}
@@ -195,6 +195,17 @@ routes: [{user: "*", upstream: office}]
 	}
 	if got := fmt.Sprint(c.Listeners[1].PlaintextLogin); got != "[192.0.2.0/24]" {
 		t.Errorf("networks of the second listener: %s", got)
+	}
+}
+
+// Package proxy takes nil for loopback, and an empty list for nobody.
+func TestNobodyInPlaintext(t *testing.T) {
+	c, err := parsed(strings.Replace(minimal, `:1110"`, `:1110", tls: stls, certificate: c, key: k, plaintext_login: []`, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Listeners[0].PlaintextLogin; got == nil || len(got) != 0 {
+		t.Errorf("networks %#v, want an empty list that is not nil", got)
 	}
 }
 

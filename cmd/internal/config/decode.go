@@ -253,10 +253,11 @@ func into[T any](to *T, parse func(string) (T, error)) func(value) {
 	}
 }
 
-// listInto reads a list of values with parse. It replaces what was there.
+// listInto reads a list of values with parse. It replaces what was there, by a
+// list that is not nil.
 func listInto[T any](to *[]T, parse func(string) (T, error)) func(value) {
 	return func(v value) {
-		*to = nil
+		*to = []T{}
 		v.list(func(item value) {
 			var one T
 			into(&one, func(text string) (T, error) {

@@ -97,7 +97,7 @@ func (c *Config) readListeners(v value) {
 
 func (c *Config) readUpstreams(v value) {
 	v.pairs(func(name string, item value) {
-		u := Upstream{Name: name, TLS: TLSImplicit, MaxMessage: 1 << 30, Credentials: Basic}
+		u := Upstream{Name: name, TLS: TLSImplicit, MaxMessage: 4 << 30, Credentials: Basic}
 		item.mapping(u.fields()...)
 		c.Upstreams = append(c.Upstreams, u)
 	})
