@@ -19,18 +19,9 @@ import (
 	"time"
 	"unicode"
 
-	"golang.org/x/sync/semaphore"
-
 	"postern/proxy/pop3"
 	"postern/upstream"
 )
-
-// A Route says where the maildrops of some accounts are.
-type Route struct {
-	User     string // pattern for the whole name; * is any run of characters, case does not count
-	Upstream string // the upstream's name in the configuration
-	Opener   upstream.Opener
-}
 
 // Options say how to let clients in. Only Routes are needed.
 type Options struct {
@@ -51,7 +42,7 @@ type Options struct {
 // A Gate implements pop3.Authenticator.
 type Gate struct {
 	routes   []Route
-	gates    map[string]*turnstile // by upstream
+	turns    map[string]*turnstile // by upstream
 	locker   Locker
 	delay    time.Duration
 	throttle *throttle
@@ -72,7 +63,7 @@ func New(o Options) *Gate {
 		o.MaxLogins = 256
 	}
 	g := &Gate{
-		gates:    make(map[string]*turnstile),
+		turns:    make(map[string]*turnstile),
 		locker:   o.Locker,
 		delay:    o.LoginDelay,
 		throttle: newThrottle(),
@@ -81,102 +72,103 @@ func New(o Options) *Gate {
 	for _, r := range o.Routes {
 		r.User = fold(r.User)
 		g.routes = append(g.routes, r)
-		g.gates[r.Upstream] = newTurnstile(o.MaxLogins)
+		g.turns[r.Upstream] = newTurnstile(o.MaxLogins)
 	}
 	return g
 }
 
-// Authenticate implements pop3.Authenticator.
+// Authenticate implements pop3.Authenticator. It waits as long as earlier
+// failures demand before it tries, and makes each refusal take the same time.
+// Either wait holds up whoever waits, and nothing else.
 func (g *Gate) Authenticate(ctx context.Context, c pop3.Credentials) (pop3.Login, error) {
-	began := time.Now()
-	login, err := g.admit(ctx, c)
-	if errors.Is(err, upstream.ErrAuth) {
-		// The wait holds up whoever waits for it, and nothing else. A client
-		// that hangs up instead was counted already.
-		sleep(ctx, refusalTime-time.Since(began))
-	}
-	return login, err
-}
-
-// admit waits as long as earlier failures demand, then tries.
-func (g *Gate) admit(ctx context.Context, c pop3.Credentials) (pop3.Login, error) {
-	route, found := g.route(c.User)
-	who := account(route.Upstream, c.User)
-	proven := found && g.proofs.match(who, c.Password)
-	if proven && g.tooSoon(who) {
+	a := g.attempt(c)
+	if a.proven && g.tooSoon(a.account) {
 		return pop3.Login{}, upstream.ErrTooSoon
 	}
-	if !proven {
-		if err := sleep(ctx, g.throttle.delay(c.Remote.Addr(), who)); err != nil {
+	if !a.proven {
+		if err := sleep(ctx, g.throttle.delay(c.Remote.Addr(), a.account)); err != nil {
 			return pop3.Login{}, err
 		}
 	}
-	if !found || !plausible(c) {
-		g.throttle.failed(c.Remote.Addr(), who)
-		return pop3.Login{}, fmt.Errorf("no route for this name, or no password: %w", upstream.ErrAuth)
+	began := time.Now()
+	drop, err := g.open(ctx, a)
+	if errors.Is(err, upstream.ErrAuth) {
+		g.refused(a)
+		sleep(ctx, refusalTime-time.Since(began))
 	}
-	drop, err := g.open(ctx, route, c, proven)
-	switch {
-	case errors.Is(err, upstream.ErrAuth):
-		g.proofs.forget(who, c.Password)
-		g.throttle.failed(c.Remote.Addr(), who)
-		return pop3.Login{}, err
-	case err != nil:
+	if err != nil {
 		return pop3.Login{}, err
 	}
-	g.throttle.succeeded(c.Remote.Addr(), who)
-	return g.hold(ctx, route, c, drop)
+	g.throttle.succeeded(c.Remote.Addr(), a.account)
+	return g.hold(ctx, a, drop)
+}
+
+// An attempt is one client's wish to log in.
+type attempt struct {
+	pop3.Credentials
+	route   *Route // nil for none
+	account string // the maildrop's name, for locks and the throttle
+	proven  bool   // the same credentials were good the last time
+}
+
+func (g *Gate) attempt(c pop3.Credentials) attempt {
+	a := attempt{Credentials: c, route: g.route(c.User)}
+	if a.route == nil {
+		a.account = accountName("", c.User)
+		return a
+	}
+	a.account = accountName(a.route.Upstream, c.User)
+	a.proven = g.proofs.match(a.account, c.Password)
+	return a
+}
+
+// refused remembers that the credentials were not good.
+func (g *Gate) refused(a attempt) {
+	g.proofs.forget(a.account, a.Password)
+	g.throttle.failed(a.Remote.Addr(), a.account)
 }
 
 // open has the upstream check the credentials.
-func (g *Gate) open(ctx context.Context, r Route, c pop3.Credentials, proven bool) (upstream.Maildrop, error) {
-	leave, err := g.gates[r.Upstream].enter(ctx, proven)
+func (g *Gate) open(ctx context.Context, a attempt) (upstream.Maildrop, error) {
+	if a.route == nil {
+		return nil, fmt.Errorf("no route for this name: %w", upstream.ErrAuth)
+	}
+	if !plausible(a.Credentials) {
+		return nil, fmt.Errorf("not a name and a password: %w", upstream.ErrAuth)
+	}
+	leave, err := g.turns[a.route.Upstream].enter(ctx, a.proven)
 	if err != nil {
 		return nil, fmt.Errorf("wait for a turn to log in: %w", err)
 	}
 	defer leave()
-	return r.Opener.Open(ctx, upstream.Account{User: c.User, Password: c.Password})
+	return a.route.Opener.Open(ctx, upstream.Account{User: a.User, Password: a.Password})
 }
 
 // hold keeps a maildrop for one session. From here on the client is known to
 // be the owner and may be told the truth.
-func (g *Gate) hold(ctx context.Context, r Route, c pop3.Credentials, drop upstream.Maildrop) (_ pop3.Login, err error) {
+func (g *Gate) hold(ctx context.Context, a attempt, drop upstream.Maildrop) (_ pop3.Login, err error) {
 	h := &held{Maildrop: drop}
+	kept := false
 	defer func() {
-		if h.kept {
-			return
+		if !kept { // also when the Locker panics
+			h.Close()
 		}
-		h.Close() // also when the Locker panics
 	}()
-	who := account(r.Upstream, c.User)
-	unlock, err := g.locker.Lock(ctx, who)
-	if err != nil {
+	if h.unlock, err = g.locker.Lock(ctx, a.account); err != nil {
 		return pop3.Login{}, err
 	}
-	h.unlock = unlock
-	if g.tooSoon(who) {
+	if g.tooSoon(a.account) {
 		return pop3.Login{}, upstream.ErrTooSoon
 	}
-	g.proofs.keep(who, c.Password)
-	h.kept = true
-	return pop3.Login{Maildrop: h, Account: c.User, Upstream: r.Upstream}, nil
+	g.proofs.keep(a.account, a.Password)
+	kept = true
+	return pop3.Login{Maildrop: h, Account: a.User, Upstream: a.route.Upstream}, nil
 }
 
 // tooSoon tells whether the account logged in less than the login delay ago.
 func (g *Gate) tooSoon(who string) bool {
 	last, ok := g.proofs.last(who)
 	return ok && time.Since(last) < g.delay
-}
-
-// route returns the first route for a name.
-func (g *Gate) route(user string) (Route, bool) {
-	user = fold(user)
-	for _, r := range g.routes {
-		if match(r.User, user) {
-			return r, true
-		}
-	}
-	return Route{}, false
 }
 
 // Limits of what is worth showing to an upstream. Longer names and passwords
@@ -194,49 +186,10 @@ func plausible(c pop3.Credentials) bool {
 		password != "" && len(password) <= maxPasswordOctets && !strings.Contains(password, "\x00")
 }
 
-// account names a maildrop, the same for every way to write the user's name.
-func account(upstreamName, user string) string { return upstreamName + "\x00" + fold(user) }
-
-// fold maps ASCII letters to lower case and leaves every other octet alone: more
-// folding would let a name that only looks like another stand for it.
-func fold(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			b[i] = c + 'a' - 'A'
-		}
-	}
-	return string(b)
-}
-
-// match tells whether pattern, in which * is any run of octets, covers name. It
-// remembers only the last star, so that no pattern takes long.
-func match(pattern, name string) bool {
-	p, n := 0, 0
-	star, resume := -1, 0
-	for n < len(name) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, resume = p, n
-			p++
-		case p < len(pattern) && pattern[p] == name[n]:
-			p++
-			n++
-		case star >= 0:
-			resume++
-			p, n = star+1, resume
-		default:
-			return false
-		}
-	}
-	return strings.Trim(pattern[p:], "*") == ""
-}
-
 // A held maildrop belongs to one session until it is closed.
 type held struct {
 	upstream.Maildrop
-	unlock func()
-	kept   bool
+	unlock func() // nil until locked
 	once   sync.Once
 	err    error
 }
@@ -250,35 +203,6 @@ func (h *held) Close() error {
 		h.err = h.Maildrop.Close()
 	})
 	return h.err
-}
-
-// A turnstile bounds the logins under way at one upstream.
-type turnstile struct{ all, strangers *semaphore.Weighted }
-
-func newTurnstile(n int) *turnstile {
-	return &turnstile{semaphore.NewWeighted(int64(n)), semaphore.NewWeighted(int64(max(1, n-n/4)))}
-}
-
-// enter waits for a turn. Those who guess, and those whose first login it is,
-// cannot take every turn there is.
-func (t *turnstile) enter(ctx context.Context, proven bool) (leave func(), err error) {
-	if !proven {
-		if err := t.strangers.Acquire(ctx, 1); err != nil {
-			return nil, err
-		}
-	}
-	if err := t.all.Acquire(ctx, 1); err != nil {
-		if !proven {
-			t.strangers.Release(1)
-		}
-		return nil, err
-	}
-	return func() {
-		t.all.Release(1)
-		if !proven {
-			t.strangers.Release(1)
-		}
-	}, nil
 }
 
 // sleep waits for d, or for ctx to end.
