@@ -1,0 +1,38 @@
+# make check is everything; make test alone installs what it needs (Debian 12, root).
+FUZZTIME ?= 10s
+CONFIG ?= config.yaml
+
+.PHONY: build test race fuzz lint check demo run clean
+
+build:
+	go build -o bin/postern ./cmd/postern
+
+# Everything, with real servers and real clients.
+test:
+	upstream/upstreamtest/install.sh
+	POSTERN_REAL=1 go test -race -timeout 12m ./...
+
+# What needs nothing installed but a C compiler.
+race:
+	go test -race ./...
+
+fuzz:
+	.ci/fuzz $(FUZZTIME)
+
+lint:
+	test -z "$$(gofmt -l . | tee /dev/stderr)"
+	go vet ./...
+	go tool staticcheck ./...
+
+check: lint test
+
+# The gateway with a mail server and sample mail inside; nothing to configure.
+demo:
+	go run ./cmd/postern demo
+
+run:
+	go run ./cmd/postern serve --config $(CONFIG)
+
+clean:
+	rm -rf bin
+	go clean -testcache -fuzzcache
