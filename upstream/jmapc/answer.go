@@ -1,0 +1,90 @@
+package jmapc
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"git.sr.ht/~rockorager/go-jmap"
+	_ "git.sr.ht/~rockorager/go-jmap/core" // an answer that go-jmap does not know fails the whole response
+
+	"postern/upstream"
+)
+
+// emails is the answer to Email/get, as little of it as postern asks for. What
+// go-jmap has of its own decodes dates too, and one that is wrong there would
+// cost the whole page.
+type emails struct {
+	State    string   `json:"state"`
+	List     []message `json:"list"`
+	NotFound []string `json:"notFound"`
+}
+
+type message struct {
+	ID         string          `json:"id"`
+	BlobID     string          `json:"blobId"`
+	Size       int64           `json:"size"`
+	MailboxIDs map[string]bool `json:"mailboxIds"`
+}
+
+func init() {
+	jmap.RegisterMethod("Email/get", func() jmap.MethodResponse { return new(emails) })
+}
+
+// answers are what the methods of one request came to.
+type answers []*jmap.Invocation
+
+// answer returns what method n of the request came to.
+func answer[T any](a answers, n int) (*T, error) {
+	id := strconv.FormatInt(int64(n), 16) // as Request.Invoke names them
+	for _, i := range a {
+		if i == nil || i.CallID != id {
+			continue
+		}
+		switch args := i.Args.(type) {
+		case *T:
+			return args, nil
+		case *jmap.MethodError:
+			return nil, methodError(args)
+		}
+	}
+	return nil, fmt.Errorf("%w: method %d was not answered", upstream.ErrUnavailable, n)
+}
+
+// busy returns the first error that says to come back in a moment.
+func (a answers) busy() error {
+	for _, i := range a {
+		if i == nil {
+			continue
+		}
+		if e, ok := i.Args.(*jmap.MethodError); ok {
+			if _, soon := busy(e); soon {
+				return methodError(e)
+			}
+		}
+	}
+	return nil
+}
+
+// rejections are the method errors that stay until a person does something.
+var rejections = map[string]bool{
+	"accountNotFound":             true,
+	"accountNotSupportedByMethod": true,
+	"accountReadOnly":             true,
+	"forbidden":                   true,
+	"unknownMethod":               true,
+	"unsupportedFilter":           true,
+	"unsupportedSort":             true,
+}
+
+func methodError(e *jmap.MethodError) error {
+	if rejections[e.Type] {
+		return fmt.Errorf("%w: %w", upstream.ErrRejected, e)
+	}
+	return fmt.Errorf("%w: %w", upstream.ErrUnavailable, e)
+}
+
+func isMethodError(err error, kind string) bool {
+	var e *jmap.MethodError
+	return errors.As(err, &e) && e.Type == kind
+}

@@ -1,0 +1,174 @@
+// Package jmapc opens maildrops on JMAP servers (the c is for client). It
+// shows the mailbox whose role is inbox in the primary mail account of the
+// credentials given.
+//
+// RFC 8620 (JMAP core), 8621 (JMAP mail), 6570 (URI templates, level 1), 7617
+// and 6750 (Basic and Bearer credentials).
+//
+// go-jmap supplies the types and the encoding of requests and answers. All
+// HTTP below it is this package's own: which origin is told the credentials,
+// what a status means, how much is read. Every Maildrop belongs to the
+// goroutine that uses it; what it reads ahead runs in goroutines of its own,
+// which end when it is closed.
+package jmapc
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"postern/upstream"
+)
+
+// A Scheme is how a password proves an account.
+type Scheme int
+
+const (
+	Basic  Scheme = iota // user name and password (RFC 7617)
+	Bearer               // the password is a token that names its user (RFC 6750)
+)
+
+// Options describe one JMAP server. URL or Domain is needed.
+type Options struct {
+	// URL is the session URL. A redirect is followed within its origin only.
+	URL string
+	// Domain, where URL is empty, is looked up: https://domain/.well-known/jmap,
+	// then the SRV record _jmap._tcp (RFC 8620 section 2.2). What is found has to
+	// be inside the domain.
+	Domain string
+	// Scheme is how the account's password is sent.
+	Scheme Scheme
+	// PlainHTTP allows a URL that begins with http: the credentials and the
+	// mail then cross the network in the clear.
+	PlainHTTP bool
+	// TLSConfig is used for every connection; nil means Go's defaults.
+	TLSConfig *tls.Config
+
+	// MaxMessages is how long a listing may be; 0 means 1,000,000.
+	MaxMessages int
+	// ReadAhead is how many octets of the next messages one maildrop keeps in
+	// memory; 0 means 4 MiB, a negative number reads nothing ahead.
+	ReadAhead int64
+
+	Hooks   upstream.Hooks
+	Log     *slog.Logger // nil discards
+	Version string       // of postern, for the User-Agent
+}
+
+const (
+	defaultMaxMessages = 1_000_000
+	defaultReadAhead   = 4 << 20
+)
+
+// An Upstream opens maildrops on one JMAP server (upstream.Opener). It is safe
+// for use by several goroutines.
+type Upstream struct {
+	o         Options
+	transport *http.Transport
+	// found is the session URL that worked last, after discovery and
+	// redirects; nil before the first login and after a failed one.
+	found atomic.Pointer[url.URL]
+	// Tests replace these.
+	pause     func(ctx context.Context, d time.Duration) error
+	lookupSRV func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
+}
+
+// New makes an Upstream. It connects nowhere yet; what is wrong with the
+// options is told by Open.
+func New(o Options) *Upstream {
+	if o.MaxMessages == 0 {
+		o.MaxMessages = defaultMaxMessages
+	}
+	if o.ReadAhead == 0 {
+		o.ReadAhead = defaultReadAhead
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Upstream{o: o, transport: newTransport(o), pause: pause, lookupSRV: net.DefaultResolver.LookupSRV}
+}
+
+// Close closes the connections that no maildrop is using. The Upstream and its
+// maildrops go on working.
+func (u *Upstream) Close() error {
+	u.transport.CloseIdleConnections()
+	return nil
+}
+
+// Open implements upstream.Opener.
+func (u *Upstream) Open(ctx context.Context, account upstream.Account) (upstream.Maildrop, error) {
+	began := time.Now()
+	d, err := u.open(ctx, account)
+	if u.o.Hooks.LoggedIn != nil {
+		u.o.Hooks.LoggedIn(time.Since(began), err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("jmap login: %w", err)
+	}
+	return d, nil
+}
+
+func (u *Upstream) open(ctx context.Context, account upstream.Account) (*maildrop, error) {
+	d, err := u.login(ctx, account)
+	if err != nil {
+		return nil, loginError(err)
+	}
+	if err := d.openInbox(ctx); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// login fetches the session, which is what proves the credentials.
+func (u *Upstream) login(ctx context.Context, account upstream.Account) (*maildrop, error) {
+	authorization, err := u.o.Scheme.header(account)
+	if err != nil {
+		return nil, err
+	}
+	at, err := u.sessionURL(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d := newMaildrop(u, newWire(u, authorization, at))
+	if err := u.again(ctx, func() error { return d.refresh(ctx) }); err != nil {
+		d.Close()
+		u.forget(at, err)
+		return nil, err
+	}
+	u.found.Store(d.session.url)
+	return d, nil
+}
+
+// forget makes the next login look again where the session is, unless it was
+// there and only refused this one.
+func (u *Upstream) forget(at *url.URL, err error) {
+	var status *httpError
+	if errors.As(err, &status) && status.Status != http.StatusNotFound && status.Status != http.StatusGone {
+		return
+	}
+	u.found.CompareAndSwap(at, nil)
+}
+
+// loginError gives err the meaning that only a login can: these credentials
+// were refused, or came too often.
+func loginError(err error) error {
+	var status *httpError
+	if !errors.As(err, &status) {
+		return err
+	}
+	switch status.Status {
+	case http.StatusUnauthorized:
+		return fmt.Errorf("%w: %v", upstream.ErrAuth, status)
+	case http.StatusTooManyRequests:
+		return fmt.Errorf("%w: %v", upstream.ErrTooSoon, status)
+	}
+	return err
+}

@@ -1,0 +1,208 @@
+package jmapc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"git.sr.ht/~rockorager/go-jmap"
+	"git.sr.ht/~rockorager/go-jmap/mail/mailbox"
+
+	"postern/upstream"
+)
+
+// A maildrop is the inbox of one account (upstream.Maildrop). All of it belongs
+// to the goroutine that calls it; what it reads ahead shares only what never
+// changes: a session, the listing, and the slots.
+type maildrop struct {
+	u      *Upstream
+	wire   wire // to fetch the session with
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	session *session
+	stale   bool          // the server has another session object now
+	seen    string        // the session state heard of last
+	slots   chan struct{} // one for each request under way
+
+	inbox    jmap.ID
+	readOnly bool // nothing may be taken out of the inbox
+
+	listing    *listing
+	unreadable map[int]bool // what the upstream has, but does not deliver
+	ahead      ahead
+}
+
+// maxConcurrent is how many requests one maildrop has under way, where the
+// server allows as many.
+const maxConcurrent = 4
+
+func newMaildrop(u *Upstream, w wire) *maildrop {
+	d := &maildrop{u: u, wire: w, listing: new(listing), unreadable: map[int]bool{}}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
+}
+
+// Close implements upstream.Maildrop. It may be called in the middle of a
+// Fetch, which then fails.
+func (d *maildrop) Close() error {
+	d.cancel()
+	return nil
+}
+
+// bound returns a context that ends with ctx, with Close, or when done is
+// called.
+func (d *maildrop) bound(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(d.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// refresh fetches the session object anew.
+func (d *maildrop) refresh(ctx context.Context) error {
+	ctx, done := d.bound(ctx)
+	defer done()
+	raw, at, err := d.wire.fetchSession(ctx)
+	if err != nil {
+		return fmt.Errorf("session: %w", err)
+	}
+	s, err := newSession(d.wire, raw, at)
+	if err != nil {
+		return fmt.Errorf("session: %w", err)
+	}
+	if d.session == nil {
+		d.seen = raw.State
+		d.slots = make(chan struct{}, min(s.limits.MaxConcurrentRequests, maxConcurrent))
+	} else if d.session.account != s.account {
+		return fmt.Errorf("session: %w: the credentials have another account now", upstream.ErrChanged)
+	}
+	d.session, d.stale = s, false
+	return nil
+}
+
+// claim takes a slot for a request that somebody waits for: what is read ahead
+// gives way. release gives it back.
+func (d *maildrop) claim(ctx context.Context) error {
+	select {
+	case d.slots <- struct{}{}:
+		return nil
+	default:
+		d.ahead.drop()
+		return d.acquire(ctx)
+	}
+}
+
+// acquire waits for a slot.
+func (d *maildrop) acquire(ctx context.Context) error {
+	select {
+	case d.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (d *maildrop) release() { <-d.slots }
+
+// openInbox finds the mailbox to show, by its role: names are for people.
+func (d *maildrop) openInbox(ctx context.Context) error {
+	boxes, err := d.mailboxes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range boxes {
+		if m.Role != mailbox.RoleInbox {
+			continue
+		}
+		if r := m.Rights; r != nil {
+			if !r.MayReadItems {
+				return fmt.Errorf("%w: the inbox may not be read", upstream.ErrRejected)
+			}
+			d.readOnly = !r.MayRemoveItems
+		}
+		d.inbox = m.ID
+		return nil
+	}
+	return fmt.Errorf("%w: no mailbox has the role inbox", upstream.ErrRejected)
+}
+
+func (d *maildrop) mailboxes(ctx context.Context) ([]*mailbox.Mailbox, error) {
+	answers, err := d.read(ctx, func() []jmap.Method {
+		return []jmap.Method{&mailbox.Get{
+			Account:    d.session.account,
+			Properties: []string{"id", "name", "role", "totalEmails", "myRights"},
+		}}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mailboxes: %w", err)
+	}
+	got, err := answer[mailbox.GetResponse](answers, 0)
+	if err != nil {
+		return nil, fmt.Errorf("mailboxes: %w", err)
+	}
+	return got.List, nil
+}
+
+// Removable implements upstream.Maildrop.
+func (d *maildrop) Removable(i int) error {
+	switch {
+	case d.readOnly || d.session.readOnly:
+		return fmt.Errorf("%w: the inbox is read-only", upstream.ErrRejected)
+	case d.unreadable[i]:
+		return fmt.Errorf("message %d: %w", i, upstream.ErrUnreadable)
+	}
+	return nil
+}
+
+// read makes a request that changes nothing, as often as it takes. Every
+// attempt has methods of its own: go-jmap writes into a request.
+func (d *maildrop) read(ctx context.Context, methods func() []jmap.Method) (answers, error) {
+	var got answers
+	err := d.u.again(ctx, func() (err error) {
+		if got, err = d.call(ctx, methods); err != nil {
+			return err
+		}
+		return got.busy()
+	})
+	return got, err
+}
+
+// call makes one request. A server that does not know us or the URL any more is
+// asked for the session once: such a request was not carried out.
+func (d *maildrop) call(ctx context.Context, methods func() []jmap.Method) (answers, error) {
+	ctx, done := d.bound(ctx)
+	defer done()
+	if d.stale {
+		if err := d.refresh(ctx); err != nil {
+			return nil, err
+		}
+	}
+	got, err := d.do(ctx, methods())
+	var status *httpError
+	if errors.As(err, &status) && (status.Status == http.StatusUnauthorized || status.Status == http.StatusNotFound) {
+		if d.refresh(ctx) == nil {
+			got, err = d.do(ctx, methods())
+		}
+	}
+	return got, err
+}
+
+func (d *maildrop) do(ctx context.Context, methods []jmap.Method) (answers, error) {
+	if err := d.claim(ctx); err != nil {
+		return nil, err
+	}
+	defer d.release()
+	request := &jmap.Request{Context: ctx}
+	for _, m := range methods {
+		request.Invoke(m)
+	}
+	response, err := d.session.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	if response.SessionState != d.seen {
+		d.seen, d.stale = response.SessionState, true
+	}
+	return response.Responses, nil
+}

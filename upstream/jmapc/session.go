@@ -1,0 +1,193 @@
+package jmapc
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"git.sr.ht/~rockorager/go-jmap"
+	"git.sr.ht/~rockorager/go-jmap/core"
+	"git.sr.ht/~rockorager/go-jmap/mail"
+
+	"postern/upstream"
+)
+
+// A session is one value of the server's session object. It never changes:
+// another value makes another session, with a client of its own.
+type session struct {
+	client   *jmap.Client
+	blobs    *http.Client
+	url      *url.URL // after redirects
+	account  jmap.ID
+	readOnly bool
+	limits   core.Core
+	download string // URI template, absolute
+}
+
+// What RFC 8620 section 2 suggests as the least, where a server states none.
+var leastLimits = core.Core{
+	MaxSizeRequest: 10_000_000, MaxConcurrentRequests: 4, MaxCallsInRequest: 16,
+	MaxObjectsInGet: 500, MaxObjectsInSet: 500,
+}
+
+// fetchSession asks for the session object, and says where it was in the end.
+func (w wire) fetchSession(ctx context.Context) (*jmap.Session, *url.URL, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, w.session.String(), nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", upstream.ErrRejected, err)
+	}
+	r.Header.Set("Accept", "application/json")
+	answer, err := w.client(maxSession).Do(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := new(jmap.Session)
+	if err := json.Unmarshal(body, s); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", upstream.ErrUnavailable, err)
+	}
+	return s, answer.Request.URL, nil
+}
+
+// newSession checks what the server says of itself and of the account.
+func newSession(w wire, s *jmap.Session, at *url.URL) (*session, error) {
+	id, err := mailAccount(s)
+	if err != nil {
+		return nil, err
+	}
+	s.APIURL, s.DownloadURL = resolve(at, s.APIURL), resolve(at, s.DownloadURL)
+	for _, named := range []string{s.APIURL, s.DownloadURL} {
+		if w, err = w.trust(named, at); err != nil {
+			return nil, err
+		}
+	}
+	return &session{
+		client:   &jmap.Client{HttpClient: w.client(maxAnswer), Session: s},
+		blobs:    w.client(1<<63 - 2),
+		url:      at,
+		account:  id,
+		readOnly: s.Accounts[id].IsReadOnly,
+		limits:   limitsOf(s),
+		download: s.DownloadURL,
+	}, nil
+}
+
+// mailAccount is the primary account for mail. Others may be there, shared by
+// other people.
+func mailAccount(s *jmap.Session) (jmap.ID, error) {
+	if !offersMail(s.RawCapabilities) {
+		return "", fmt.Errorf("%w: the server offers no mail by JMAP", upstream.ErrRejected)
+	}
+	id, ok := s.PrimaryAccounts[mail.URI]
+	if !ok {
+		return "", fmt.Errorf("%w: these credentials have no primary account for mail", upstream.ErrRejected)
+	}
+	if !offersMail(s.Accounts[id].RawCapabilities) {
+		return "", fmt.Errorf("%w: account %q has no mail; it may be disabled, or never used yet", upstream.ErrRejected, id)
+	}
+	return id, nil
+}
+
+func offersMail(capabilities map[jmap.URI]json.RawMessage) bool {
+	value, ok := capabilities[mail.URI]
+	return ok && string(value) != "null"
+}
+
+func limitsOf(s *jmap.Session) core.Core {
+	limits := leastLimits
+	stated, ok := s.Capabilities[jmap.CoreURI].(*core.Core)
+	if !ok {
+		return limits
+	}
+	for _, l := range []struct {
+		to   *uint64
+		from uint64
+	}{
+		{&limits.MaxSizeRequest, stated.MaxSizeRequest},
+		{&limits.MaxConcurrentRequests, stated.MaxConcurrentRequests},
+		{&limits.MaxCallsInRequest, stated.MaxCallsInRequest},
+		{&limits.MaxObjectsInGet, stated.MaxObjectsInGet},
+		{&limits.MaxObjectsInSet, stated.MaxObjectsInSet},
+	} {
+		if l.from > 0 {
+			*l.to = l.from
+		}
+	}
+	return limits
+}
+
+// trust adds the origin of a URL that the session object names to those who
+// are told the credentials. Only https, and only if the session came by https,
+// or the origin of the session itself.
+func (w wire) trust(named string, at *url.URL) (wire, error) {
+	// A template's braces are no part of an origin.
+	u, err := url.Parse(strings.NewReplacer("{", "", "}", "").Replace(named))
+	if err != nil || u.Host == "" || u.User != nil {
+		return w, fmt.Errorf("%w: the session names a URL that does not parse", upstream.ErrRejected)
+	}
+	o := origin(u)
+	if o != origin(at) && (u.Scheme != "https" || at.Scheme != "https") {
+		return w, fmt.Errorf("%w: the session at %s names %s, which is not safe", upstream.ErrRejected, origin(at), o)
+	}
+	w.origins = append(w.origins[:len(w.origins):len(w.origins)], o)
+	return w, nil
+}
+
+// resolve makes a reference absolute by string: a URI template must keep its
+// braces. RFC 3986 section 5.2, as far as servers need it.
+func resolve(base *url.URL, ref string) string {
+	path := cmp.Or(base.EscapedPath(), "/")
+	switch {
+	case strings.HasPrefix(ref, "//"):
+		return base.Scheme + ":" + ref
+	case strings.HasPrefix(ref, "/"):
+		return base.Scheme + "://" + base.Host + ref
+	case strings.HasPrefix(ref, "http://"), strings.HasPrefix(ref, "https://"):
+		return ref
+	}
+	return base.Scheme + "://" + base.Host + path[:strings.LastIndexByte(path, '/')+1] + ref
+}
+
+var errTemplate = errors.New("not a level 1 URI template")
+
+// expand fills in a URI template, level 1. RFC 6570 section 3.2.2.
+func expand(template string, values map[string]string) (string, error) {
+	var b strings.Builder
+	for {
+		before, rest, open := strings.Cut(template, "{")
+		b.WriteString(before)
+		if !open {
+			return b.String(), nil
+		}
+		name, after, closed := strings.Cut(rest, "}")
+		value, known := values[name]
+		if !closed || !known {
+			return "", errTemplate
+		}
+		escape(&b, value)
+		template = after
+	}
+}
+
+// escape writes all but the unreserved characters as triplets. url.PathEscape
+// and url.QueryEscape each spare what the other place reserves.
+func escape(b *strings.Builder, s string) {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("-._~", c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(b, "%%%02X", c)
+		}
+	}
+}

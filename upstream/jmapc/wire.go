@@ -1,0 +1,190 @@
+package jmapc
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"postern/upstream"
+)
+
+const (
+	maxSession   = 1 << 20  // octets of a session object, decompressed
+	maxAnswer    = 16 << 20 // octets of an API answer, decompressed
+	maxProblem   = 16 << 10 // octets read of an error's body
+	maxRedirects = 5
+)
+
+// header is the value of Authorization. What cannot be written in the scheme
+// cannot be right either.
+func (s Scheme) header(a upstream.Account) (string, error) {
+	secret := a.Password.Reveal()
+	if s == Bearer {
+		if secret == "" || strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return "", fmt.Errorf("%w: no bearer token (RFC 6750 section 2.1)", upstream.ErrAuth)
+		}
+		return "Bearer " + secret, nil
+	}
+	if strings.Contains(a.User, ":") {
+		return "", fmt.Errorf("%w: a user name with a colon (RFC 7617 section 2)", upstream.ErrAuth)
+	}
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(a.User+":"+secret)), nil
+}
+
+// A wire sends the requests of one account. It never changes, and may be used
+// by several goroutines.
+type wire struct {
+	u             *Upstream
+	authorization string
+	session       *url.URL // where the session object is
+	origins       []string // who is told the credentials; nobody else is asked anything
+}
+
+func newWire(u *Upstream, authorization string, session *url.URL) wire {
+	return wire{u: u, authorization: authorization, session: session, origins: []string{origin(session)}}
+}
+
+// origin is what of a URL decides who is talked to (RFC 6454 section 4).
+func origin(u *url.URL) string {
+	host := strings.ToLower(u.Host)
+	if u.Port() == "" {
+		host += ":" + map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return u.Scheme + "://" + host
+}
+
+// client returns an HTTP client whose answers are at most limit octets long.
+// It has no cookies and no time limit of its own: contexts bound it.
+func (w wire) client(limit int64) *http.Client {
+	return &http.Client{Transport: sender{w, limit}, CheckRedirect: checkRedirect}
+}
+
+// checkRedirect follows a GET a few times. Where to is judged by the sender.
+func checkRedirect(r *http.Request, via []*http.Request) error {
+	if via[0].Method != http.MethodGet || len(via) > maxRedirects {
+		return fmt.Errorf("%w: redirected to %s", upstream.ErrRejected, r.URL.Redacted())
+	}
+	return nil
+}
+
+// A sender is a wire with a limit (http.RoundTripper).
+type sender struct {
+	wire
+	limit int64
+}
+
+// RoundTrip adds the credentials, and turns refusals into errors.
+func (s sender) RoundTrip(r *http.Request) (*http.Response, error) {
+	if o := origin(r.URL); !slices.Contains(s.origins, o) {
+		return nil, fmt.Errorf("%w: %s is not told the credentials of %s: if it should be, set it as the upstream's url",
+			upstream.ErrRejected, o, origin(s.session))
+	}
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", s.authorization)
+	r.Header.Set("User-Agent", s.u.userAgent())
+	if s.u.o.Hooks.RoundTrip != nil {
+		s.u.o.Hooks.RoundTrip()
+	}
+	answer, err := s.u.transport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode >= 400 {
+		defer answer.Body.Close()
+		return nil, newHTTPError(answer)
+	}
+	answer.Body = &limitedBody{answer.Body, s.limit}
+	return answer, nil
+}
+
+func (u *Upstream) userAgent() string {
+	if u.o.Version == "" {
+		return "postern"
+	}
+	return "postern/" + u.o.Version
+}
+
+var errTooLong = errors.New("answer too long")
+
+// A limitedBody fails after so many octets.
+type limitedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *limitedBody) Read(p []byte) (int, error) {
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, errTooLong
+	}
+	return n, err
+}
+
+// An httpError is an answer that is no success.
+type httpError struct {
+	Status     int
+	RetryAfter time.Duration // -1 if the server names none
+	Type       string        // of a problem details object (RFC 7807), or empty
+	Limit      string        // which one, where Type is problemLimit
+}
+
+// The problem types of RFC 8620 section 3.6.1 that are acted on.
+const problemLimit = "urn:ietf:params:jmap:error:limit"
+
+func newHTTPError(answer *http.Response) *httpError {
+	e := &httpError{Status: answer.StatusCode, RetryAfter: retryAfter(answer.Header.Get("Retry-After"))}
+	kind, _, _ := mime.ParseMediaType(answer.Header.Get("Content-Type"))
+	if kind != "application/problem+json" && kind != "application/json" {
+		return e
+	}
+	var problem struct{ Type, Limit string }
+	body := io.LimitReader(answer.Body, maxProblem)
+	if json.NewDecoder(body).Decode(&problem) == nil {
+		e.Type, e.Limit = problem.Type, problem.Limit
+	}
+	return e
+}
+
+// retryAfter reads a number of seconds or a date (RFC 9110 section 10.2.3).
+func retryAfter(v string) time.Duration {
+	if seconds, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return max(0, time.Until(at))
+	}
+	return -1
+}
+
+func (e *httpError) Error() string {
+	s := fmt.Sprintf("HTTP status %d", e.Status)
+	if e.Type != "" {
+		s += fmt.Sprintf(" %q %q", e.Type, e.Limit)
+	}
+	if e.RetryAfter >= 0 {
+		s += fmt.Sprintf(", retry after %v", e.RetryAfter)
+	}
+	return s
+}
+
+// Unwrap is what the status means to a session that is logged in already. 401
+// is an outage then: the credentials were good a moment ago, and a client that
+// hears otherwise forgets them.
+func (e *httpError) Unwrap() error {
+	if e.Status == http.StatusForbidden {
+		return upstream.ErrRejected
+	}
+	return upstream.ErrUnavailable
+}
