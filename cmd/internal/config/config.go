@@ -165,3 +165,19 @@ func (c *Config) resolve(dir string) {
 		join(&c.Upstreams[i].CAFile)
 	}
 }
+
+// Route returns the upstream that keeps the mail of a user, if a route takes
+// them.
+func (c *Config) Route(user string) (Upstream, bool) {
+	for _, r := range c.Routes {
+		if !covers(r.User, user) {
+			continue
+		}
+		for _, u := range c.Upstreams {
+			if u.Name == r.Upstream {
+				return u, true
+			}
+		}
+	}
+	return Upstream{}, false
+}

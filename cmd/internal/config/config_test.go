@@ -233,6 +233,29 @@ func TestCovers(t *testing.T) {
 	}
 }
 
+func TestRoute(t *testing.T) {
+	c, err := parsed(`
+listeners: [{address: "127.0.0.1:1110"}]
+upstreams:
+  office: {protocol: imap, address: "imap.example.org:993"}
+  fast: {protocol: jmap, domain: example.org}
+routes: [{user: "*@example.org", upstream: office}, {user: "b*", upstream: fast}]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for user, want := range map[string]string{
+		"ann@example.org": "office",
+		"Bob@Example.ORG": "office",
+		"bob@example.net": "fast",
+		"ann@example.net": "",
+	} {
+		if got, ok := c.Route(user); got.Name != want || ok != (want != "") {
+			t.Errorf("route of %s: %q, %v; want %q", user, got.Name, ok, want)
+		}
+	}
+}
+
 const example = "../../../config.example.yaml"
 
 func TestExampleLoads(t *testing.T) {

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"postern/cmd/internal/config"
+)
+
+func (p *program) checkCommand() *cobra.Command {
+	var path string
+	var login login
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Check a configuration, and what it leads to",
+		Long: `Check a configuration file: every mistake is reported with its line, and what was
+understood is printed.
+
+With --connect, also log in at the upstream where the route of --user leads, and
+explain what is found there. Nothing is changed in the mailbox.`,
+		Example: `  postern check --config postern.yaml
+  postern check --config postern.yaml --connect --user ann@example.org
+  postern check --config postern.yaml --connect --user ann@example.org --password-file - <secret`,
+		Args: func(c *cobra.Command, args []string) error {
+			if err := cobra.NoArgs(c, args); err != nil {
+				return err
+			}
+			return login.complete()
+		},
+		RunE: p.begin(func() error { return p.check(path, login) }),
+	}
+	configFlag(c, &path)
+	c.Flags().BoolVar(&login.connect, "connect", false, "log in at the upstream, and explain what is found")
+	c.Flags().StringVar(&login.user, "user", "", "log in as `NAME`")
+	c.Flags().StringVar(&login.passwordFile, "password-file", "", "read the password from the first line of `FILE`, - for standard input; a terminal is asked")
+	c.MarkFlagFilename("password-file")
+	return c
+}
+
+func (p *program) check(path string, login login) error {
+	c, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	if err := p.explain(path, c); err != nil {
+		return err
+	}
+	if !login.connect {
+		return nil
+	}
+	return p.connect(c, login)
+}
+
+// explain prints what a configuration says.
+func (p *program) explain(path string, c *config.Config) error {
+	for _, w := range c.Warnings {
+		fmt.Fprintf(p.out, "warning: %v\n", w)
+	}
+	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "%s is fine\n\nlisteners\n", path)
+	for _, l := range c.Listeners {
+		fmt.Fprintf(t, "  %s\t%s\n", l.Address, listenerText(l))
+	}
+	if c.Admin.Address != "" {
+		fmt.Fprintf(t, "  %s\tmetrics, health and status page\n", c.Admin.Address)
+	}
+	fmt.Fprintln(t, "\nupstreams")
+	for _, u := range c.Upstreams {
+		fmt.Fprintf(t, "  %s\t%s\n", u.Name, upstreamText(u))
+	}
+	fmt.Fprintln(t, "\nroutes, the first that matches")
+	for _, r := range c.Routes {
+		fmt.Fprintf(t, "  %s\t%s\n", r.User, r.Upstream)
+	}
+	return t.Flush()
+}
+
+func listenerText(l config.Listener) string {
+	text := map[string]string{
+		config.TLSOff:      "POP3 without TLS",
+		config.TLSSTLS:     "POP3, TLS on request (STLS)",
+		config.TLSImplicit: "POP3 with TLS from the start",
+	}[l.TLS]
+	if l.TLS == config.TLSImplicit {
+		return text
+	}
+	if len(l.PlaintextLogin) == 0 {
+		return text + "; no login without TLS"
+	}
+	networks := make([]string, len(l.PlaintextLogin))
+	for i, n := range l.PlaintextLogin {
+		networks[i] = n.String()
+	}
+	return text + "; login without TLS from " + strings.Join(networks, ", ")
+}
+
+func upstreamText(u config.Upstream) string {
+	if u.Protocol == config.JMAP {
+		where := u.URL
+		if where == "" {
+			where = "the JMAP server of " + u.Domain
+		}
+		return fmt.Sprintf("JMAP, %s; %s credentials; %s", where, u.Credentials, trustText(u, !u.PlainHTTP))
+	}
+	protection := map[string]string{
+		config.TLSImplicit: "TLS from the start",
+		config.TLSStartTLS: "TLS by STARTTLS",
+		config.TLSOff:      "without TLS",
+	}[u.TLS]
+	return fmt.Sprintf("IMAP, %s, %s; %s", u.Address, protection, trustText(u, u.TLS != config.TLSOff))
+}
+
+// trustText says how the upstream proves who it is.
+func trustText(u config.Upstream, tls bool) string {
+	switch {
+	case !tls:
+		return "passwords go in the clear"
+	case u.Fingerprint != nil:
+		return fmt.Sprintf("certificate %x", u.Fingerprint)
+	case u.CAFile != "":
+		return "certificate signed by " + u.CAFile
+	default:
+		return "certificate signed by an authority that this system trusts"
+	}
+}

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/term"
+
+	"postern/cmd/internal/config"
+	"postern/upstream"
+	"postern/upstream/imapc"
+)
+
+// A login is what check is told about logging in.
+type login struct {
+	connect            bool
+	user, passwordFile string
+}
+
+// complete tells whether the flags go together.
+func (l login) complete() error {
+	switch {
+	case l.connect && l.user == "":
+		return errors.New("--connect needs --user")
+	case !l.connect && (l.user != "" || l.passwordFile != ""):
+		return errors.New("--user and --password-file need --connect")
+	default:
+		return nil
+	}
+}
+
+// connectTime is for all that check does upstream.
+const connectTime = 2 * time.Minute
+
+// connect logs in upstream and prints what is found.
+func (p *program) connect(c *config.Config, l login) error {
+	u, ok := c.Route(l.user)
+	if !ok {
+		return fmt.Errorf("no route takes the user %q", l.user)
+	}
+	password, err := p.password(l)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(p.drain, connectTime)
+	defer cancel()
+	fmt.Fprintf(p.out, "\n%s, as %s\n", u.Name, l.user)
+	done := p.progress("logging in at " + u.Name)
+	findings, err := describe(ctx, u, upstream.Account{User: l.user, Password: password})
+	done()
+	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	for _, f := range findings {
+		fmt.Fprintf(t, "  %s\t%s\n", f.what, f.text)
+	}
+	t.Flush()
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", u.Name, err, advice(err))
+	}
+	return nil
+}
+
+// A finding is one thing that check tells about an upstream. Nothing is told
+// where the text is empty.
+type finding struct{ what, text string }
+
+func describe(ctx context.Context, u config.Upstream, a upstream.Account) ([]finding, error) {
+	if u.Protocol == config.JMAP {
+		return describeJMAP(ctx, u, a)
+	}
+	return describeIMAP(ctx, u, a)
+}
+
+func describeIMAP(ctx context.Context, u config.Upstream, a upstream.Account) ([]finding, error) {
+	server, err := newIMAP(u, upstream.Hooks{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	r, err := server.Describe(ctx, a)
+	return imapFindings(r), err
+}
+
+func imapFindings(r imapc.Report) []finding {
+	protection := "none: passwords and mail go in the clear"
+	if r.TLS != "" {
+		protection = r.TLS + ", " + r.Cipher
+	}
+	all := []finding{
+		{"server", r.Address},
+		{"greeting", r.Greeting},
+		{"software", strings.Join(r.Server, ", ")},
+		{"encryption", protection},
+		{"certificate", r.Certificate},
+		{"capabilities", strings.Join(r.CapabilitiesAfter, " ")},
+	}
+	if len(r.CapabilitiesAfter) == 0 { // it did not come to a login
+		all[len(all)-1].text = strings.Join(r.CapabilitiesBefore, " ")
+		return filled(all)
+	}
+	if r.Mailbox == "" {
+		return filled(all)
+	}
+	access := "messages can be read and removed"
+	if r.ReadOnly {
+		access = "read-only: no message can be removed"
+	}
+	return filled(append(all,
+		finding{"mailbox", fmt.Sprintf("%s, %s, UIDVALIDITY %d", r.Mailbox, plural(r.Messages, "message"), r.UIDValidity)},
+		finding{"access", access},
+		finding{"removal", r.Removal},
+		finding{"sizes", r.Sizes},
+		finding{"login took", r.Took.Round(time.Millisecond).String()},
+	))
+}
+
+func describeJMAP(ctx context.Context, u config.Upstream, a upstream.Account) ([]finding, error) {
+	server, err := newJMAP(u, upstream.Hooks{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer server.Close()
+	d, err := server.Open(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	l, err := d.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []finding{{"mailbox", plural(l.Len(), "message")}}, nil
+}
+
+// filled leaves out what was not found.
+func filled(all []finding) []finding {
+	var some []finding
+	for _, f := range all {
+		if f.text != "" {
+			some = append(some, f)
+		}
+	}
+	return some
+}
+
+// advice says what to do about a failure, in words for who runs the gateway.
+func advice(err error) string {
+	var unknownAuthority x509.UnknownAuthorityError
+	var hostname x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var plaintext tls.RecordHeaderError
+	var noHost *net.DNSError
+	switch {
+	case errors.Is(err, errNotPinned):
+		return "The server shows another certificate than the one that fingerprint names. If it was renewed, put the new fingerprint there; if not, somebody may be in between."
+	case errors.As(err, &unknownAuthority):
+		return "No authority that is trusted here signed the server's certificate. If it is a private one, name its certificate in ca_file, or that of the server in fingerprint."
+	case errors.As(err, &hostname):
+		return "The server's certificate is for another name. Use that name in address, or set server_name to it."
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "The server's certificate has expired, or is not valid yet. It has to be renewed there; also look at this machine's clock."
+	case errors.As(err, &plaintext):
+		return "The server does not speak TLS on this port. IMAP has implicit TLS on port 993; on port 143 use tls: starttls."
+	case errors.As(err, &noHost):
+		return "The name of the server could not be looked up. Is it spelt correctly?"
+	case errors.Is(err, upstream.ErrAuth):
+		return "The server refused the name or the password. Many providers want an app password here, or have IMAP switched off until it is allowed in the account's settings."
+	case errors.Is(err, upstream.ErrRejected):
+		return "The server let the user in, but not to the mailbox. Something has to be changed there, such as a permission or a setting of the account."
+	case errors.Is(err, upstream.ErrBusy), errors.Is(err, upstream.ErrTooSoon):
+		return "The server has enough logins of this account for now. Try again in some minutes."
+	default:
+		return "The server could not be reached, or broke off. Look at address and tls, and whether a firewall is in between."
+	}
+}
+
+// password reads the password, from where it cannot be seen.
+func (p *program) password(l login) (upstream.Secret, error) {
+	if l.passwordFile != "" {
+		in := p.in
+		if l.passwordFile != "-" {
+			f, err := os.Open(l.passwordFile)
+			if err != nil {
+				return upstream.Secret{}, err
+			}
+			defer f.Close()
+			in = f
+		}
+		return firstLine(in)
+	}
+	terminal, ok := p.in.(*os.File)
+	if !ok || !term.IsTerminal(int(terminal.Fd())) {
+		return upstream.Secret{}, errors.New("there is no terminal to ask for the password: give --password-file")
+	}
+	fmt.Fprintf(p.err, "Password of %s: ", l.user)
+	text, err := term.ReadPassword(int(terminal.Fd()))
+	fmt.Fprintln(p.err)
+	return upstream.NewSecret(string(text)), err
+}
+
+// maxPassword is more than any password is long.
+const maxPassword = 16 << 10
+
+func firstLine(r io.Reader) (upstream.Secret, error) {
+	line, err := bufio.NewReader(io.LimitReader(r, maxPassword)).ReadString('\n')
+	line = strings.TrimRight(line, "\r\n")
+	if line == "" {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = errors.New("its first line is empty")
+		}
+		return upstream.Secret{}, fmt.Errorf("read the password: %w", err)
+	}
+	return upstream.NewSecret(line), nil
+}
+
+// progress shows on a terminal that something is under way, and for how long,
+// until the function that it returns is called. Elsewhere it shows nothing.
+func (p *program) progress(what string) (done func()) {
+	terminal, ok := p.err.(*os.File)
+	if !ok || !term.IsTerminal(int(terminal.Fd())) {
+		return func() {}
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		began := time.Now()
+		ticks := time.NewTicker(time.Second / 4)
+		defer ticks.Stop()
+		for {
+			fmt.Fprintf(terminal, "\r  %s, %.0f s ", what, time.Since(began).Seconds())
+			select {
+			case <-ticks.C:
+			case <-stop:
+				fmt.Fprint(terminal, "\r\x1b[K")
+				return
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-stopped
+	}
+}

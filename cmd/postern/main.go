@@ -1,0 +1,126 @@
+// Command postern is a POP3 gateway in front of IMAP and JMAP servers.
+//
+// Each command has a file. serve.go is the one place that knows every package
+// and puts them together; the demo runs what it builds.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"postern/cmd/internal/config"
+)
+
+// Exit codes.
+const (
+	exitFine   = 0
+	exitFailed = 1
+	exitUsage  = 2 // wrong usage, or a wrong configuration
+)
+
+func main() {
+	drain, cut := signals()
+	p := &program{in: os.Stdin, out: os.Stdout, err: os.Stderr, drain: drain, cut: cut}
+	os.Exit(p.run(os.Args[1:]))
+}
+
+// A program is one run of postern, and what it has of the world.
+type program struct {
+	in       io.Reader
+	out, err io.Writer
+
+	drain context.Context // ends when postern is to end, as soon as is decent
+	cut   context.Context // ends when it is to end at once
+
+	began bool // the arguments were right, and a command began its work
+}
+
+// signals returns contexts that the first and the second SIGTERM or SIGINT end.
+func signals() (drain, cut context.Context) {
+	drain, first := context.WithCancel(context.Background())
+	cut, second := context.WithCancel(context.Background())
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, syscall.SIGTERM, os.Interrupt)
+	go func() {
+		<-c
+		first()
+		<-c
+		second()
+	}()
+	return drain, cut
+}
+
+// run carries out one command line, and returns the exit code.
+func (p *program) run(args []string) int {
+	root := p.command()
+	root.SetArgs(args)
+	command, err := root.ExecuteC()
+	if err == nil {
+		return exitFine
+	}
+	var faults config.Faults
+	switch {
+	case errors.As(err, &faults):
+		fmt.Fprintf(p.err, "%v\n%s\n", faults, plural(len(faults), "fault"))
+		return exitUsage
+	case !p.began:
+		fmt.Fprintf(p.err, "postern: %v\nTry '%s --help'.\n", err, command.CommandPath())
+		return exitUsage
+	default:
+		fmt.Fprintf(p.err, "postern: %v\n", err)
+		return exitFailed
+	}
+}
+
+// command returns the command line's grammar.
+func (p *program) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "postern",
+		Short: "A POP3 gateway in front of IMAP and JMAP servers",
+		Long: `postern lets POP3 clients read mail that lives on IMAP or JMAP servers.
+
+Clients log in with the name and password that they have there. Messages get
+unique-ids that stay the same for ever, and are removed only when a client has
+asked for it with DELE and has said QUIT.`,
+		Example: `  postern demo                                  try it now, without any configuration
+  postern check --config postern.yaml           look for mistakes in a configuration
+  postern serve --config postern.yaml           run the gateway`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetIn(p.in)
+	root.SetOut(p.out)
+	root.SetErr(p.err)
+	root.AddCommand(p.serveCommand(), p.demoCommand(), p.checkCommand(), p.versionCommand())
+	return root
+}
+
+// begin makes a cobra function of a command: from then on, an error is a
+// failure, not a wrong usage.
+func (p *program) begin(run func() error) func(*cobra.Command, []string) error {
+	return func(*cobra.Command, []string) error {
+		p.began = true
+		return run()
+	}
+}
+
+// configFlag adds the flag that names the configuration.
+func configFlag(c *cobra.Command, path *string) {
+	c.Flags().StringVarP(path, "config", "c", "/etc/postern/config.yaml", "configuration `FILE`")
+	c.MarkFlagFilename("config", "yaml", "yml")
+}
+
+// plural counts things: 1 fault, 2 faults.
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"postern/cmd/internal/config"
+	"postern/proxy"
+	"postern/proxy/admin"
+	"postern/proxy/auth"
+	"postern/proxy/metrics"
+	"postern/proxy/pop3"
+	"postern/upstream"
+)
+
+func (p *program) serveCommand() *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the gateway",
+		Long: `Run the gateway until SIGTERM or Ctrl-C.
+
+Sessions are then told that postern shuts down and are closed, with nothing
+removed. One whose QUIT is removing messages may finish, for as long as
+shutdown_timeout in the configuration says. A second signal does not wait.
+
+Certificates that change on disk are taken up without a restart.`,
+		Example: "  postern serve --config postern.yaml",
+		Args:    cobra.NoArgs,
+		RunE:    p.begin(func() error { return p.serve(path) }),
+	}
+	configFlag(c, &path)
+	return c
+}
+
+func (p *program) serve(path string) error {
+	c, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	log := newLogger(p.err, c.Log)
+	for _, w := range c.Warnings {
+		log.Warn("configuration", "file", w.File, "line", w.Line, "key", w.Key, "err", w.Text)
+	}
+	g, err := newGateway(c, log)
+	if err != nil {
+		return err
+	}
+	return g.run(p.drain, p.cut)
+}
+
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
+	var level slog.Level
+	level.UnmarshalText([]byte(c.Level)) // checked by package config
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// A gateway is all of postern, put together and bound to its addresses.
+type gateway struct {
+	log     *slog.Logger
+	status  *status
+	server  *proxy.Server
+	timeout time.Duration // for the drain
+
+	admin         *http.Server
+	adminListener net.Listener // nil without admin.address
+}
+
+// newGateway puts together what a configuration asks for, and binds every
+// address, or none.
+func newGateway(c *config.Config, log *slog.Logger) (*gateway, error) {
+	version := readBuild().version
+	counts := metrics.New(version)
+	g := &gateway{
+		log:     log,
+		status:  &status{version: version, began: time.Now()},
+		timeout: c.ShutdownTimeout,
+	}
+	g.status.set(errNotStarted)
+	routes, err := g.routes(c, counts)
+	if err != nil {
+		return nil, err
+	}
+	listeners, err := g.listeners(c, counts)
+	if err != nil {
+		return nil, err
+	}
+	g.admin = admin.New(g.status, counts.Handler(), log)
+	if c.Admin.Address != "" {
+		if g.adminListener, err = net.Listen("tcp", c.Admin.Address); err != nil {
+			return nil, fmt.Errorf("listen on %q: %w", c.Admin.Address, err)
+		}
+	}
+	g.server, err = proxy.Listen(proxy.Options{
+		Listeners:      listeners,
+		Authenticator:  auth.New(auth.Options{Routes: routes, LoginDelay: c.Limits.LoginDelay}),
+		Limits:         limits(c.Limits),
+		Implementation: "postern",
+		LoginDelay:     c.Limits.LoginDelay,
+		Hooks:          counts.Sessions,
+		Refused:        counts.Refused,
+		MaxConnections: c.Limits.Connections,
+		MaxPerAddress:  c.Limits.ConnectionsPerAddress,
+		Log:            log,
+	})
+	if err != nil {
+		g.closeAdmin()
+		return nil, err
+	}
+	g.status.sessions = func() int { open, _ := g.server.Connections(); return open }
+	return g, nil
+}
+
+func limits(l config.Limits) pop3.Limits {
+	return pop3.Limits{
+		Login:    l.LoginTimeout,
+		Idle:     l.IdleTimeout,
+		Write:    l.WriteTimeout,
+		Errors:   l.Errors,
+		Attempts: l.LoginAttempts,
+	}
+}
+
+// routes connects each route to its upstream. Routes to the same upstream share
+// what opens it.
+func (g *gateway) routes(c *config.Config, counts *metrics.Metrics) ([]auth.Route, error) {
+	openers := map[string]upstream.Opener{}
+	for _, u := range c.Upstreams {
+		hooks := g.status.watch(u.Name, u.Protocol, counts.Upstream(u.Name, u.Protocol))
+		opener, err := openUpstream(u, hooks, g.log)
+		if err != nil {
+			return nil, err
+		}
+		openers[u.Name] = opener
+	}
+	var routes []auth.Route
+	for _, r := range c.Routes {
+		routes = append(routes, auth.Route{User: r.User, Upstream: r.Upstream, Opener: openers[r.Upstream]})
+	}
+	return routes, nil
+}
+
+// listeners loads certificates, and lets metrics and status watch them.
+func (g *gateway) listeners(c *config.Config, counts *metrics.Metrics) ([]proxy.Listener, error) {
+	modes := map[string]proxy.TLSMode{
+		config.TLSOff:      proxy.Off,
+		config.TLSSTLS:     proxy.STLS,
+		config.TLSImplicit: proxy.Implicit,
+	}
+	var all []proxy.Listener
+	for _, l := range c.Listeners {
+		one := proxy.Listener{Address: l.Address, TLS: modes[l.TLS], PlaintextLogin: l.PlaintextLogin}
+		if one.TLS != proxy.Off {
+			var err error
+			if one.Certificate, err = proxy.LoadCertificate(l.Certificate, l.Key, g.log); err != nil {
+				return nil, err
+			}
+			counts.Certificate(l.Address, one.Certificate.Expires)
+		}
+		all = append(all, one)
+	}
+	g.status.listeners = func() []admin.Listener { return shown(all) }
+	return all, nil
+}
+
+// shown is what the status page shows of listeners.
+func shown(listeners []proxy.Listener) []admin.Listener {
+	var all []admin.Listener
+	for _, l := range listeners {
+		one := admin.Listener{Address: l.Address, TLS: l.TLS.String()}
+		if l.Certificate != nil {
+			one.CertificateExpires = l.Certificate.Expires()
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// run serves until drain ends, and then lets sessions finish until they have,
+// the time for it is up, or cut ends. Health and metrics are served to the last.
+func (g *gateway) run(drain, cut context.Context) error {
+	if g.adminListener != nil {
+		go g.serveAdmin()
+		defer g.closeAdmin()
+	}
+	served := make(chan struct{})
+	go func() {
+		g.server.Serve()
+		close(served)
+	}()
+	g.status.set(nil)
+	g.tellStarted()
+	<-drain.Done()
+
+	g.status.set(errDraining)
+	open, _ := g.server.Connections()
+	g.log.Info("shutting down", "sessions", open, "timeout", g.timeout)
+	ctx, cancel := context.WithTimeout(cut, g.timeout)
+	defer cancel()
+	err := g.server.Shutdown(ctx)
+	<-served
+	if err != nil {
+		return err
+	}
+	g.log.Info("shut down")
+	return nil
+}
+
+func (g *gateway) tellStarted() {
+	for i, l := range g.status.listeners() {
+		g.log.Info("listening", "listener", l.Address, "address", g.server.Addrs()[i].String(), "tls", l.TLS)
+	}
+	if g.adminListener != nil {
+		g.log.Info("admin listening", "address", g.adminListener.Addr().String())
+	}
+	g.log.Info("started", "version", g.status.version)
+}
+
+func (g *gateway) serveAdmin() {
+	if err := g.admin.Serve(g.adminListener); !errors.Is(err, http.ErrServerClosed) {
+		g.log.Error("admin listener ended", "err", err)
+	}
+}
+
+func (g *gateway) closeAdmin() {
+	g.admin.Close()
+	if g.adminListener != nil {
+		g.adminListener.Close() // where Serve never began
+	}
+}
