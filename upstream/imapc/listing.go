@@ -1,0 +1,254 @@
+package imapc
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"postern/upstream"
+)
+
+// A listing holds the UID and the size of every message in 8 octets: the UID
+// above the size, oldest first. It is an upstream.Listing.
+type listing struct {
+	uidValidity uint32
+	entries     []uint64
+	large       map[uint32]int64 // by UID, the sizes that are marked as large
+}
+
+const maxSize = 1 << 40 // octets; so many messages of this size can be added up
+
+const large = math.MaxUint32 // stands for a size of 4 GiB and more
+
+func (l *listing) add(uid uint32, size int64) {
+	low := uint64(large)
+	if size < large {
+		low = uint64(size)
+	} else {
+		if l.large == nil {
+			l.large = make(map[uint32]int64)
+		}
+		l.large[uid] = size
+	}
+	l.entries = append(l.entries, uint64(uid)<<32|low)
+}
+
+func (l *listing) uid(i int) uint32 { return uint32(l.entries[i] >> 32) }
+
+// sort brings the messages into the order of their UIDs, and tells of the first
+// UID that is there twice.
+func (l *listing) sort() error {
+	slices.Sort(l.entries) // by UID, as that is above
+	for i := 1; i < len(l.entries); i++ {
+		if l.uid(i) == l.uid(i-1) {
+			return fmt.Errorf("two messages with UID %d: %w", l.uid(i), errProtocol)
+		}
+	}
+	return nil
+}
+
+// Len implements upstream.Listing.
+func (l *listing) Len() int { return len(l.entries) }
+
+// Size implements upstream.Listing.
+func (l *listing) Size(i int) int64 {
+	if size := uint32(l.entries[i]); size != large {
+		return int64(size)
+	}
+	return l.large[l.uid(i)]
+}
+
+// AppendUIDL implements upstream.Listing: UIDVALIDITY and UID name a message
+// for ever, and the dot keeps them apart.
+func (l *listing) AppendUIDL(dst []byte, i int) []byte {
+	dst = strconv.AppendUint(dst, uint64(l.uidValidity), 10)
+	dst = append(dst, '.')
+	return strconv.AppendUint(dst, uint64(l.uid(i)), 10)
+}
+
+// list reads the whole mailbox. A message that somebody expunges meanwhile may
+// be in it or not; any other that is missing makes it an error.
+func (c *conn) list(ctx context.Context) (*listing, error) {
+	l := &listing{uidValidity: c.box.uidValidity}
+	expected := c.box.messages
+	if expected == 0 {
+		return l, nil // "1:*" would be an error to some servers
+	}
+	if expected > c.o.MaxMessages {
+		return nil, fmt.Errorf("list: %d messages: %w: %w", expected, errTooLong, upstream.ErrRejected)
+	}
+	l.entries = make([]uint64, 0, min(expected, 1<<17))
+	bounds := c.searched()
+	bounds.octets = maxOctets + 256*int64(c.o.MaxMessages)
+	s, err := c.ask(ctx, bounds, "UID FETCH 1:* (UID RFC822.SIZE)", func(line []byte) error {
+		if _, word, ok := numbered(line); ok && hasPrefixFold(word, "EXPUNGE") {
+			expected--
+			return nil
+		}
+		uid, size, err := parseSize(line)
+		if err != nil || uid == 0 || size < 0 {
+			return err
+		}
+		if len(l.entries) == c.o.MaxMessages {
+			return errTooLong
+		}
+		l.add(uid, size)
+		return nil
+	})
+	switch {
+	case err != nil:
+		return nil, c.lost("list", err)
+	case s.kind != "OK":
+		return nil, refused("list", s, upstream.ErrUnavailable)
+	case len(l.entries) < expected:
+		return nil, fmt.Errorf("list: %d of %d messages: %w: %w", len(l.entries), expected, errProtocol, upstream.ErrUnavailable)
+	}
+	if err := l.sort(); err != nil {
+		return nil, fmt.Errorf("list: %w: %w", err, upstream.ErrUnavailable)
+	}
+	return l, nil
+}
+
+// sizes asks for the messages of a set that are there, and their sizes.
+func (c *conn) sizes(ctx context.Context, set string) (map[uint32]int64, error) {
+	found := make(map[uint32]int64)
+	s, err := c.ask(ctx, c.searched(), "UID FETCH "+set+" (UID RFC822.SIZE)", func(line []byte) error {
+		uid, size, err := parseSize(line)
+		if uid != 0 && size >= 0 {
+			found[uid] = size
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, c.lost("look at messages", err)
+	case s.kind != "OK":
+		return nil, refused("look at messages", s, upstream.ErrUnavailable)
+	}
+	return found, nil
+}
+
+// numbered splits "* 12 EXISTS" and its like.
+func numbered(line []byte) (n uint32, rest []byte, ok bool) {
+	if len(line) < 2 || line[0] != '*' || line[1] != ' ' {
+		return 0, nil, false
+	}
+	line = bytes.TrimLeft(line[2:], " ") // DavMail sends two spaces
+	v, digits := number(line)
+	if digits == 0 || v > math.MaxUint32 || digits == len(line) || line[digits] != ' ' {
+		return 0, nil, false
+	}
+	return uint32(v), bytes.TrimLeft(line[digits:], " "), true
+}
+
+// number reads the digits at the beginning of text. A number that does not fit
+// comes out as the highest.
+func number(text []byte) (v uint64, digits int) {
+	for digits < len(text) && '0' <= text[digits] && text[digits] <= '9' {
+		if v > (math.MaxUint64-9)/10 {
+			v = math.MaxUint64
+		} else {
+			v = v*10 + uint64(text[digits]-'0')
+		}
+		digits++
+	}
+	return v, digits
+}
+
+// parseSize reads the UID and RFC822.SIZE of a FETCH response, in any order
+// and among whatever else the server puts there. uid is 0 and size is -1 where
+// the response does not tell, as in news of flags.
+func parseSize(line []byte) (uid uint32, size int64, err error) {
+	_, rest, ok := numbered(line)
+	if !ok || !hasPrefixFold(rest, "FETCH ") {
+		return 0, -1, nil
+	}
+	size = -1
+	rest = bytes.TrimLeft(rest[len("FETCH "):], " ")
+	if len(rest) == 0 || rest[0] != '(' {
+		return 0, -1, malformed(line)
+	}
+	for rest = trimSpace(rest[1:]); len(rest) > 0 && rest[0] != ')'; rest = trimSpace(rest) {
+		name := itemName(rest)
+		value := trimSpace(rest[len(name):])
+		v, digits := number(value)
+		switch {
+		case len(name) == len("UID") && hasPrefixFold(name, "UID"):
+			if digits == 0 || v == 0 || v > math.MaxUint32 {
+				return 0, -1, malformed(line)
+			}
+			uid = uint32(v)
+		case len(name) == len("RFC822.SIZE") && hasPrefixFold(name, "RFC822.SIZE"):
+			if digits == 0 || v > maxSize {
+				return 0, -1, malformed(line)
+			}
+			size = int64(v)
+		default:
+			digits = valueLen(value)
+		}
+		if digits <= 0 || len(name) == 0 {
+			return 0, -1, malformed(line)
+		}
+		rest = value[digits:]
+		if len(rest) > 0 && rest[0] != ' ' && rest[0] != ')' {
+			return 0, -1, malformed(line)
+		}
+	}
+	if len(rest) == 0 {
+		return 0, -1, malformed(line)
+	}
+	return uid, size, nil
+}
+
+func malformed(line []byte) error {
+	return fmt.Errorf("response %s: %w", printable(line), errProtocol)
+}
+
+func trimSpace(text []byte) []byte {
+	for len(text) > 0 && text[0] == ' ' {
+		text = text[1:]
+	}
+	return text
+}
+
+// itemName is the name of a FETCH item with its section: BODY[HEADER.FIELDS (A
+// B)]<0> is one.
+func itemName(text []byte) []byte {
+	section := false
+	for i, b := range text {
+		switch {
+		case b == '[':
+			section = true
+		case b == ']':
+			section = false
+		case !section && (b == ' ' || b == '(' || b == ')'):
+			return text[:i]
+		}
+	}
+	return text
+}
+
+// valueLen is the length of the atom, quoted string or list that text begins
+// with, 0 if it does not end.
+func valueLen(text []byte) int {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch b := text[i]; {
+		case quoted && b == '\\':
+			i++
+		case b == '"':
+			quoted = !quoted
+		case quoted:
+		case b == '(':
+			depth++
+		case depth == 0 && (b == ' ' || b == ')'):
+			return i
+		case b == ')':
+			depth--
+		}
+	}
+	return 0
+}

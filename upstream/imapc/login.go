@@ -1,0 +1,152 @@
+package imapc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-sasl"
+
+	"postern/upstream"
+)
+
+// open connects, logs in and selects the mailbox.
+func (u *Upstream) open(ctx context.Context, account upstream.Account) (*conn, error) {
+	c, err := u.login(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	if c.box, err = c.selectMailbox(ctx); err != nil {
+		c.g.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// login connects and logs in.
+func (u *Upstream) login(ctx context.Context, account upstream.Account) (_ *conn, err error) {
+	began := time.Now()
+	if hook := u.o.Hooks.LoggedIn; hook != nil {
+		defer func() { hook(time.Since(began), err) }()
+	}
+	c, err := u.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.login(ctx, account); err != nil {
+		c.g.Close()
+		return nil, err
+	}
+	c.identify(ctx, nil)
+	return c, nil
+}
+
+// login proves who we are. The capabilities are those of the connection as it
+// is now: what was said before TLS or before login counts for nothing after it.
+func (c *conn) login(ctx context.Context, account upstream.Account) error {
+	defer c.during(ctx, c.answered())()
+	doing := fmt.Sprintf("log in %q", account.User)
+	if err := c.lib.WaitGreeting(); err != nil {
+		return c.lost(doing, err)
+	}
+	c.before = c.lib.Caps()
+	c.roundTrip()
+	if err := c.authenticate(account); err != nil {
+		var refusal *imap.Error
+		if errors.As(err, &refusal) {
+			return refused(doing, statusOf(refusal), upstream.ErrAuth)
+		}
+		if hasKind(err) {
+			return fmt.Errorf("%s: %w", doing, err)
+		}
+		return c.lost(doing, err)
+	}
+	return c.relearn(doing)
+}
+
+// authenticate sends the credentials: by LOGIN, or by AUTHENTICATE PLAIN where
+// LOGIN is disabled or cannot carry them, as it is for ASCII only.
+func (c *conn) authenticate(account upstream.Account) error {
+	user, password := account.User, account.Password.Reveal()
+	if strings.ContainsRune(user+password, 0) {
+		return fmt.Errorf("a NUL in the credentials: %w", upstream.ErrAuth)
+	}
+	plain := c.before.Has("AUTH=PLAIN")
+	disabled := c.before.Has(imap.CapLoginDisabled)
+	switch {
+	case plain && (disabled || !isASCII(user+password)):
+		return c.lib.Authenticate(sasl.NewPlainClient("", user, password))
+	case disabled:
+		return fmt.Errorf("the server has disabled LOGIN and offers no AUTH=PLAIN: %w", upstream.ErrRejected)
+	}
+	return c.lib.Login(user, password).Wait()
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
+}
+
+// relearn asks for the capabilities after login, unless the server told them.
+// The library would ask too, but at a time of its own.
+func (c *conn) relearn(doing string) error {
+	if _, code := c.g.said(); code == "CAPABILITY" {
+		c.caps = c.lib.Caps()
+		return nil
+	}
+	c.roundTrip()
+	caps, err := c.lib.Capability().Wait()
+	if err != nil {
+		var refusal *imap.Error
+		if errors.As(err, &refusal) {
+			return refused(doing, statusOf(refusal), upstream.ErrUnavailable)
+		}
+		return c.lost(doing, err)
+	}
+	c.caps = caps
+	return nil
+}
+
+// netEase hosts refuse SELECT ("Unsafe Login") to a client that has not sent
+// ID between login and SELECT, and not all of them advertise ID. Seen 2024.
+var netEase = []string{"163.com", "126.com", "yeah.net", "188.com"}
+
+func (c *conn) wantsID() bool {
+	if c.caps.Has(imap.CapID) {
+		return true
+	}
+	name := strings.ToLower(host(c.o.Address))
+	for _, domain := range netEase {
+		if name == domain || strings.HasSuffix(name, "."+domain) {
+			return true
+		}
+	}
+	return false
+}
+
+// identify tells the server who we are and hands its answer to tell, which may
+// be nil. Nothing depends on it: an error shows at the next command.
+func (c *conn) identify(ctx context.Context, tell func(fields []byte)) {
+	if !c.wantsID() {
+		return
+	}
+	version := printable([]byte(c.o.Version))
+	if version == "" {
+		version = "unknown"
+	}
+	command := `ID ("name" "postern" "version" ` + quote(version) + `)`
+	c.ask(ctx, c.answered(), command, func(line []byte) error {
+		if fields, ok := bytes.CutPrefix(line, []byte("* ID ")); ok && tell != nil {
+			tell(bytes.Clone(fields))
+		}
+		return nil
+	})
+}
+
+// quote makes a quoted string of printable text. RFC 9051 section 4.3.
+func quote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}

@@ -1,0 +1,178 @@
+package imapc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/emersion/go-imap/v2"
+
+	"postern/upstream"
+)
+
+// A maildrop is a mailbox, opened for one session. It outlives a connection:
+// when that is lost, the next call opens another, provided that the UIDs mean
+// the same on it.
+type maildrop struct {
+	u           *Upstream
+	account     upstream.Account
+	uidValidity uint32
+	refusal     error // why nothing can be removed, nil if it can
+	listing     *listing
+	undelivered map[int]bool // messages that the server did not deliver when asked
+
+	life  context.Context // ends with Close
+	leave context.CancelFunc
+
+	mu   sync.Mutex // Close may come at any time
+	c    *conn
+	body *body // open
+}
+
+func newMaildrop(u *Upstream, account upstream.Account, c *conn) *maildrop {
+	d := &maildrop{u: u, account: account, c: c, uidValidity: c.box.uidValidity, refusal: c.removal(),
+		listing: &listing{}, undelivered: make(map[int]bool)}
+	d.life, d.leave = context.WithCancel(context.Background())
+	return d
+}
+
+// removal tells why messages cannot be removed on this connection, or nil.
+// Without UID EXPUNGE, what others have flagged would be removed as well.
+func (c *conn) removal() error {
+	why := ""
+	switch {
+	case c.box.uidValidity == 0 || c.box.notSticky:
+		why = "UIDs do not last"
+	case c.box.readOnly:
+		why = "mailbox is read-only"
+	case !c.caps.Has(imap.CapUIDPlus) && !c.caps.Has(imap.CapIMAP4rev2):
+		why = "the server has no UIDPLUS"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%s: %w", why, upstream.ErrRejected)
+}
+
+// List implements upstream.Maildrop.
+func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c := d.current()
+	l, err := c.list(ctx)
+	if err != nil && c.g.broken() == nil && ctx.Err() == nil {
+		l, err = c.list(ctx) // somebody removed messages while they were listed
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.listing = l
+	return l, nil
+}
+
+func (d *maildrop) current() *conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.c
+}
+
+// connection returns the connection, or a new one if that was lost. ErrChanged
+// means that the mailbox there is not the one that was listed.
+func (d *maildrop) connection(ctx context.Context) (*conn, error) {
+	if d.life.Err() != nil {
+		return nil, fmt.Errorf("maildrop: %w", net.ErrClosed)
+	}
+	if c := d.current(); c.g.broken() == nil {
+		return c, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.life, cancel)()
+	c, err := d.u.open(ctx, d.account)
+	if errors.Is(err, upstream.ErrAuth) {
+		// They were right when the session began: not the client's mistake.
+		err = fmt.Errorf("%w: %w", bounded(err), upstream.ErrUnavailable)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reconnect: %w", err)
+	}
+	if c.box.uidValidity != d.uidValidity {
+		c.g.Close()
+		return nil, fmt.Errorf("reconnect: UIDVALIDITY %d, was %d: %w", c.box.uidValidity, d.uidValidity, upstream.ErrChanged)
+	}
+	d.mu.Lock()
+	d.c = c
+	d.mu.Unlock()
+	if d.life.Err() != nil {
+		c.g.Close()
+	}
+	return c, nil
+}
+
+// Fetch implements upstream.Maildrop.
+func (d *maildrop) Fetch(ctx context.Context, i int) (io.ReadCloser, error) {
+	return d.open(&body{d: d, ctx: ctx, i: i})
+}
+
+// Top implements upstream.Maildrop.
+func (d *maildrop) Top(ctx context.Context, i, n int) (io.ReadCloser, error) {
+	b := &body{d: d, ctx: ctx, i: i}
+	first := int64(topHeader) + topLine*int64(min(n, maxChunk/topLine))
+	switch size := d.listing.Size(i); {
+	case n == 0:
+		b.header = true
+	case first < size:
+		b.chunk, b.lines = min(first, maxChunk), &lineCounter{left: n}
+	}
+	return d.open(b)
+}
+
+func (d *maildrop) open(b *body) (io.ReadCloser, error) {
+	d.mu.Lock()
+	last := d.body
+	d.mu.Unlock()
+	if last != nil {
+		last.Close() // the caller should have
+	}
+	if err := b.begin(); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	d.body = b
+	d.mu.Unlock()
+	if d.life.Err() != nil {
+		b.Close()
+	}
+	return b, nil
+}
+
+// Removable implements upstream.Maildrop.
+func (d *maildrop) Removable(i int) error {
+	if d.refusal != nil {
+		return d.refusal
+	}
+	if d.undelivered[i] {
+		return fmt.Errorf("UID %d: %w", d.listing.uid(i), upstream.ErrUnreadable)
+	}
+	return nil
+}
+
+// Close implements upstream.Maildrop. The server hears goodbye afterwards.
+func (d *maildrop) Close() error {
+	d.leave()
+	d.mu.Lock()
+	c, b := d.c, d.body
+	d.body = nil
+	d.mu.Unlock()
+	if b != nil {
+		c.g.Close()
+		b.Close()
+	}
+	if c.g.broken() == nil {
+		go c.logout()
+	}
+	return nil
+}
