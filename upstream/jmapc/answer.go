@@ -15,9 +15,9 @@ import (
 // go-jmap has of its own decodes dates too, and one that is wrong there would
 // cost the whole page.
 type emails struct {
-	State    string   `json:"state"`
+	State    string    `json:"state"`
 	List     []message `json:"list"`
-	NotFound []string `json:"notFound"`
+	NotFound []string  `json:"notFound"`
 }
 
 type message struct {
