@@ -55,9 +55,9 @@ type Store interface {
 	SaveListing(ctx context.Context, key ListingKey, listing []byte)
 
 	// Lock takes the exclusive use of what key names and returns how to give
-	// it back, or upstream.ErrBusy at once if somebody else has it. It is
-	// courtesy: a lock kept for a process that died or was cut off ends by
-	// itself, so nothing that must be safe may rest on it.
+	// it back, or upstream.ErrBusy if somebody else keeps it for another
+	// second. It is courtesy: the lock of a process that died or was cut off
+	// ends by itself, so nothing that must be safe may rest on it.
 	Lock(ctx context.Context, key string) (release func(), err error)
 
 	// Close ends the use of the store. Its other methods fail afterwards.

@@ -1,0 +1,6 @@
+//go:build !unix
+
+package state
+
+// claim has no lock here that ends with its process.
+func claim(string) (release func(), err error) { return func() {}, nil }
