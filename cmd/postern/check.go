@@ -20,7 +20,8 @@ func (p *program) checkCommand() *cobra.Command {
 understood is printed.
 
 With --connect, also log in at the upstream where the route of --user leads, and
-explain what is found there. Nothing is changed in the mailbox.`,
+explain what is found there. Nothing is changed in the mailbox. The password is
+asked for on the terminal, unless --password-file says where it is.`,
 		Example: `  postern check --config postern.yaml
   postern check --config postern.yaml --connect --user ann@example.org
   postern check --config postern.yaml --connect --user ann@example.org --password-file - <secret`,
@@ -35,13 +36,13 @@ explain what is found there. Nothing is changed in the mailbox.`,
 	configFlag(c, &path)
 	c.Flags().BoolVar(&login.connect, "connect", false, "log in at the upstream, and explain what is found")
 	c.Flags().StringVar(&login.user, "user", "", "log in as `NAME`")
-	c.Flags().StringVar(&login.passwordFile, "password-file", "", "read the password from the first line of `FILE`, - for standard input; a terminal is asked")
+	c.Flags().StringVar(&login.passwordFile, "password-file", "", "take the password from the first line of `FILE`; - is standard input")
 	c.MarkFlagFilename("password-file")
 	return c
 }
 
 func (p *program) check(path string, login login) error {
-	c, err := config.Load(path)
+	c, err := load(path)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"postern/cmd/internal/config"
 	"postern/upstream"
 	"postern/upstream/imapc"
+	"postern/upstream/jmapc"
 )
 
 // A login is what check is told about logging in.
@@ -128,16 +129,36 @@ func describeJMAP(ctx context.Context, u config.Upstream, a upstream.Account) ([
 		return nil, err
 	}
 	defer server.Close()
-	d, err := server.Open(ctx, a)
+	r, err := server.Describe(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close()
-	l, err := d.List(ctx)
-	if err != nil {
-		return nil, err
+	return jmapFindings(r), nil
+}
+
+func jmapFindings(r jmapc.Report) []finding {
+	access := "messages can be read and removed"
+	if r.ReadOnly {
+		access = "read-only: no message can be removed"
 	}
-	return []finding{{"mailbox", plural(l.Len(), "message")}}, nil
+	var boxes []string
+	for _, b := range r.Mailboxes {
+		name := b.Name
+		if b.Role != "" {
+			name += " (" + b.Role + ")"
+		}
+		boxes = append(boxes, fmt.Sprintf("%s %d", name, b.Messages))
+	}
+	return filled([]finding{
+		{"session", r.SessionURL},
+		{"account", r.Account},
+		{"capabilities", strings.Join(r.Capabilities, " ")},
+		{"limits", fmt.Sprintf("%d requests at a time of up to %d octets, %d messages in a listing, %d in a removal",
+			r.MaxConcurrentRequests, r.MaxSizeRequest, r.MaxObjectsInGet, r.MaxObjectsInSet)},
+		{"mailboxes", strings.Join(boxes, ", ")},
+		{"inbox", plural(int(r.Messages), "message")},
+		{"access", access},
+	})
 }
 
 // filled leaves out what was not found.

@@ -122,8 +122,9 @@ var guide = template.Must(template.New("guide").Parse(`postern is running, with 
   user           {{.User}}
   password       {{.Password}}
   status         http://{{.Admin}}/
-  certificate    {{.Certificate}}
-                 (self-signed, made now; {{.Dir}} is removed at the end)
+
+The certificate for TLS is self-signed and made now. {{.Dir}}
+is all that is written to disk, and is removed at the end.
 
 Try in another terminal. The list of messages, and one that mail programs stumble over:
 

@@ -66,9 +66,13 @@ func (p *program) run(args []string) int {
 		return exitFine
 	}
 	var faults config.Faults
+	var wrong configError
 	switch {
 	case errors.As(err, &faults):
 		fmt.Fprintf(p.err, "%v\n%s\n", faults, plural(len(faults), "fault"))
+		return exitUsage
+	case errors.As(err, &wrong):
+		fmt.Fprintf(p.err, "postern: %v\n", err)
 		return exitUsage
 	case !p.began:
 		fmt.Fprintf(p.err, "postern: %v\nTry '%s --help'.\n", err, command.CommandPath())
@@ -115,6 +119,20 @@ func (p *program) begin(run func() error) func(*cobra.Command, []string) error {
 func configFlag(c *cobra.Command, path *string) {
 	c.Flags().StringVarP(path, "config", "c", "/etc/postern/config.yaml", "configuration `FILE`")
 	c.MarkFlagFilename("config", "yaml", "yml")
+}
+
+// A configError is what is wrong with the configuration, or prevents it from
+// being read.
+type configError struct{ error }
+
+func (e configError) Unwrap() error { return e.error }
+
+func load(path string) (*config.Config, error) {
+	c, err := config.Load(path)
+	if err != nil {
+		return nil, configError{err}
+	}
+	return c, nil
 }
 
 // plural counts things: 1 fault, 2 faults.

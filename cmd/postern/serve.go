@@ -42,7 +42,7 @@ Certificates that change on disk are taken up without a restart.`,
 }
 
 func (p *program) serve(path string) error {
-	c, err := config.Load(path)
+	c, err := load(path)
 	if err != nil {
 		return err
 	}
