@@ -66,9 +66,8 @@ func (l *listener) tellRefused(limit string) {
 
 // remoteOf returns the address that a connection comes from.
 func remoteOf(conn net.Conn) netip.Addr {
-	addr, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil {
-		return netip.Addr{}
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr()
 	}
-	return addr.Addr()
+	return netip.Addr{}
 }

@@ -240,6 +240,7 @@ func (s *Server) Serve() {
 
 // start runs the session of a connection that was accepted, or refuses it.
 func (s *Server) start(l *listener, conn net.Conn) {
+	defer s.survive(l)
 	s.starting.Lock()
 	defer s.starting.Unlock()
 	if s.isDraining() {
@@ -253,8 +254,8 @@ func (s *Server) start(l *listener, conn net.Conn) {
 	})
 	if limit != "" {
 		cut()
-		l.tellRefused(limit)
 		l.refuse(conn)
+		l.tellRefused(limit)
 		return
 	}
 	s.sessions.Go(func() {
@@ -264,19 +265,22 @@ func (s *Server) start(l *listener, conn net.Conn) {
 	})
 }
 
-// session runs one session. pop3 answers for panics in a session; this catches
-// what it may have missed, so that one connection never ends the others.
 func (s *Server) session(ctx context.Context, l *listener, conn net.Conn) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.log.Error("panic outside a session", "listener", l.name, "err", p, "stack", string(debug.Stack()))
-		}
-		conn.Close()
-	}()
+	defer conn.Close()
+	defer s.survive(l)
 	if l.wrap != nil {
 		conn = tls.Server(conn, l.wrap)
 	}
 	l.pop3.Serve(ctx, conn)
+}
+
+// survive is deferred. pop3 answers for panics in a session; this catches what
+// it may have missed, so that one connection never ends the others. The value
+// may hold what a client sent, so that the log gets its type alone.
+func (s *Server) survive(l *listener) {
+	if p := recover(); p != nil {
+		s.log.Error("panic outside a session", "listener", l.name, "err", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+	}
 }
 
 func (s *Server) isDraining() bool {

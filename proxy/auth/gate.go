@@ -138,7 +138,7 @@ func (g *Gate) open(ctx context.Context, a attempt) (upstream.Maildrop, error) {
 	}
 	leave, err := g.turns[a.route.Upstream].enter(ctx, a.proven)
 	if err != nil {
-		return nil, fmt.Errorf("wait for a turn to log in: %w", err)
+		return nil, err
 	}
 	defer leave()
 	return a.route.Opener.Open(ctx, upstream.Account{User: a.User, Password: a.Password})

@@ -2,8 +2,12 @@ package auth
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"golang.org/x/sync/semaphore"
+
+	"postern/upstream"
 )
 
 // A turnstile bounds the logins under way at one upstream.
@@ -13,9 +17,23 @@ func newTurnstile(n int) *turnstile {
 	return &turnstile{semaphore.NewWeighted(int64(n)), semaphore.NewWeighted(int64(max(1, n-n/4)))}
 }
 
+// maxQueue is how long a client is kept waiting for a turn. An upstream that
+// answers so slowly is as good as down.
+const maxQueue = 20 * time.Second
+
 // enter waits for a turn. Those who guess, and those whose first login it is,
 // cannot take every turn there is.
 func (t *turnstile) enter(ctx context.Context, proven bool) (leave func(), err error) {
+	queue, cancel := context.WithTimeout(ctx, maxQueue)
+	defer cancel()
+	leave, err = t.wait(queue, proven)
+	if err != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("too many logins under way: %w", upstream.ErrUnavailable)
+	}
+	return leave, err
+}
+
+func (t *turnstile) wait(ctx context.Context, proven bool) (leave func(), err error) {
 	if !proven {
 		if err := t.strangers.Acquire(ctx, 1); err != nil {
 			return nil, err
