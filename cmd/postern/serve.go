@@ -159,6 +159,7 @@ func (g *gateway) listeners(c *config.Config, counts *metrics.Metrics) ([]proxy.
 		config.TLSSTLS:     proxy.STLS,
 		config.TLSImplicit: proxy.Implicit,
 	}
+	watched := map[string]bool{} // with port 0, several have one name
 	var all []proxy.Listener
 	for _, l := range c.Listeners {
 		one := proxy.Listener{Address: l.Address, TLS: modes[l.TLS], PlaintextLogin: l.PlaintextLogin}
@@ -167,7 +168,10 @@ func (g *gateway) listeners(c *config.Config, counts *metrics.Metrics) ([]proxy.
 			if one.Certificate, err = proxy.LoadCertificate(l.Certificate, l.Key, g.log); err != nil {
 				return nil, err
 			}
-			counts.Certificate(l.Address, one.Certificate.Expires)
+			if !watched[l.Address] {
+				counts.Certificate(l.Address, one.Certificate.Expires)
+				watched[l.Address] = true
+			}
 		}
 		all = append(all, one)
 	}

@@ -45,8 +45,8 @@ func (c *Config) checkListeners(d *decoder) {
 	}
 	taken := map[string]string{}
 	claim := func(address, path string) {
-		if address == "" {
-			return // missing, or reported already
+		if _, port, err := net.SplitHostPort(address); err != nil || port == "0" {
+			return // reported already, or whichever port is free
 		}
 		if first, ok := taken[address]; ok {
 			d.fault(path, "%s is the address of %s already", address, first)

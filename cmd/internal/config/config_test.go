@@ -209,6 +209,13 @@ func TestNobodyInPlaintext(t *testing.T) {
 	}
 }
 
+func TestAnyFreePortMayBeAskedForTwice(t *testing.T) {
+	_, err := parsed(strings.Replace(minimal, `[{address: "127.0.0.1:1110"}]`, `[{address: "127.0.0.1:0"}, {address: "127.0.0.1:0"}]`, 1))
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCovers(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
