@@ -196,9 +196,15 @@ func TestAcceptWithoutDescriptors(t *testing.T) {
 		c := p.dial(t, "127.0.0.1")
 		c.expect("+OK")
 		c.login("ann")
+		greeted := func() {
+			t.Helper()
+			c := p.dial(t, "127.0.0.1")
+			c.expect("+OK")
+			c.Close()
+		}
 		none := error(&net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)})
 		p.trouble.Store(&none)
-		p.dial(t, "127.0.0.1").expect("+OK") // the Accept that was under way
+		greeted() // by the Accept that was under way
 		before := p.accepts.Load()
 		time.Sleep(time.Minute)
 		if n := p.accepts.Load() - before; n < 55 || n > 75 {
@@ -207,15 +213,16 @@ func TestAcceptWithoutDescriptors(t *testing.T) {
 		c.say("STAT", "+OK 1")
 		p.trouble.Store(nil)
 		began := time.Now()
-		p.dial(t, "127.0.0.1").expect("+OK")
+		greeted()
 		if took := time.Since(began); took > longestPause {
 			t.Errorf("accepting again took %v, want at most %v", took, longestPause)
 		}
 		p.trouble.Store(&none)
-		p.dial(t, "127.0.0.1").expect("+OK")
-		synctest.Wait()
+		greeted()
+		c.say("QUIT", "+OK")
+		synctest.Wait() // in a pause
 		if err := <-shutdown(s, time.Minute); err != nil {
-			t.Errorf("shutdown in a pause: got error %v, want none", err)
+			t.Errorf("shutdown: got error %v, want none", err)
 		}
 		for line, want := range map[string]int{"cannot accept": 2, "accepting again": 1} {
 			if n := strings.Count(log.String(), line); n != want {
