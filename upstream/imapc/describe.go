@@ -53,7 +53,8 @@ func (u *Upstream) Describe(ctx context.Context, account upstream.Account) (Repo
 	if err != nil {
 		return r, err
 	}
-	defer c.logout()
+	d := newMaildrop(u, account, c)
+	defer d.Close()
 	r.connection(c)
 	err = c.login(ctx, account)
 	r.CapabilitiesBefore, r.CapabilitiesAfter = names(c.before), names(c.caps)
@@ -64,10 +65,9 @@ func (u *Upstream) Describe(ctx context.Context, account upstream.Account) (Repo
 	if c.box, err = c.selectMailbox(ctx); err != nil {
 		return r, err
 	}
+	d.uidValidity = c.box.uidValidity
 	r.Took = time.Since(began)
 	r.mailbox(c)
-	d := newMaildrop(u, account, c)
-	defer d.Close()
 	if _, err := d.List(ctx); err != nil {
 		return r, err
 	}

@@ -73,7 +73,7 @@ type await struct {
 
 // newGuard guards conn. The library will read first before what conn brings.
 func newGuard(conn, socket net.Conn, first []byte, o *Options) *guard {
-	return &guard{conn: conn, socket: socket, stash: first, write: o.WriteTimeout, hooks: o.Hooks}
+	return &guard{conn: conn, socket: socket, stash: first, octets: maxOctets, write: o.WriteTimeout, hooks: o.Hooks}
 }
 
 // begin starts to wait for an answer: from now on silence is an error.

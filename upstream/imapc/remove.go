@@ -137,36 +137,39 @@ func (c *conn) chunkSize() int {
 // remove removes messages and tells how many it saw to be gone; err is nil if
 // that is all of them.
 func (c *conn) remove(ctx context.Context, some []entry) (gone int, err error) {
-	uids, gone, err := c.unchanged(ctx, some)
-	if err != nil && gone == 0 && uids == nil {
+	uids, others, err := c.unchanged(ctx, some)
+	if err != nil {
 		return 0, err
+	}
+	gone = len(some) - len(uids) - others
+	if others > 0 {
+		err = fmt.Errorf("%d messages are not those that were listed: %w", others, upstream.ErrRejected)
 	}
 	if len(uids) == 0 {
 		return gone, err
 	}
-	mismatch := err
-	refusal, err := c.flagAndExpunge(ctx, uidSet(uids))
-	if err != nil {
-		return 0, err
+	refusal, lost := c.flagAndExpunge(ctx, uidSet(uids))
+	if lost != nil {
+		return 0, lost
 	}
-	left, err := c.present(ctx, uids)
-	if err != nil {
-		return 0, err
+	left, lost := c.present(ctx, uids)
+	if lost != nil {
+		return 0, lost
 	}
 	gone += len(uids) - left
 	switch {
-	case refusal != nil:
-		return gone, refusal
+	case left > 0 && refusal != nil:
+		err = refusal
 	case left > 0:
-		return gone, fmt.Errorf("%d messages are still there: %w", left, upstream.ErrUnavailable)
+		err = fmt.Errorf("%d messages are still there: %w", left, upstream.ErrUnavailable)
 	}
-	return gone, mismatch
+	return gone, err
 }
 
 // unchanged returns the UIDs of those messages that are what was listed, and
-// how many are gone already. A message of another size is another message,
-// whatever its UID: that is left alone and told as an error.
-func (c *conn) unchanged(ctx context.Context, some []entry) (uids []uint32, gone int, err error) {
+// how many are not: a message of another size is another message, whatever its
+// UID. The rest are gone already.
+func (c *conn) unchanged(ctx context.Context, some []entry) (uids []uint32, others int, err error) {
 	all := make([]uint32, len(some))
 	for k, e := range some {
 		all[k] = e.uid
@@ -175,20 +178,17 @@ func (c *conn) unchanged(ctx context.Context, some []entry) (uids []uint32, gone
 	if err != nil {
 		return nil, 0, err
 	}
-	uids = []uint32{}
 	for _, e := range some {
-		size, there := found[e.uid]
-		switch {
+		switch size, there := found[e.uid]; {
 		case !there:
-			gone++
 		case size == e.size:
 			uids = append(uids, e.uid)
 		default:
+			others++
 			c.o.Log.Warn("another message under the same UID", "uid", e.uid, "listed", e.size, "found", size)
-			err = fmt.Errorf("UID %d has %d octets, was listed with %d: %w", e.uid, size, e.size, upstream.ErrRejected)
 		}
 	}
-	return uids, gone, err
+	return uids, others, nil
 }
 
 // flagAndExpunge removes exactly the messages of a set. refusal is the server's
