@@ -16,7 +16,7 @@ import (
 
 var (
 	// commands are the values of the label command.
-	commands = []string{"APOP", "AUTH", "CAPA", "DELE", "LANG", "LIST", "NOOP", "PASS", "QUIT",
+	commands = []string{"AUTH", "CAPA", "DELE", "LANG", "LIST", "NOOP", "PASS", "QUIT",
 		"RETR", "RSET", "STAT", "STLS", "TOP", "UIDL", "USER", "UTF8", "unknown"}
 
 	// commandResults: cut is an answer that broke off.
