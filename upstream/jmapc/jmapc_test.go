@@ -2,7 +2,10 @@ package jmapc
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 
@@ -56,4 +59,16 @@ func TestUpstreamWithSmallLimitsAndRanges(t *testing.T) {
 		})
 		return f
 	})
+}
+
+// trusting returns a TLS configuration that trusts a PEM file alone.
+func trusting(t testing.TB, file string) *tls.Config {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(text)
+	return &tls.Config{RootCAs: roots}
 }

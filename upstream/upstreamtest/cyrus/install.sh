@@ -35,7 +35,8 @@ trap 'rm -rf "$work"' EXIT
 for package in "$work"/*.deb; do dpkg-deb -x "$package" "$root"; done
 chmod 755 "$root" # Cyrus drops root
 
-export LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu
+LD_LIBRARY_PATH=$(echo "$root"/usr/lib/*-linux-gnu)
+export LD_LIBRARY_PATH
 for binary in master httpd imapd pop3d ctl_cyrusdb; do
   if ldd "$root/usr/lib/cyrus/bin/$binary" | grep 'not found'; then
     echo "install.sh: $binary lacks a library" >&2
