@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/template"
 
 	"github.com/spf13/cobra"
@@ -48,22 +51,13 @@ func (p *program) demo() error {
 	if err != nil {
 		return err
 	}
-	c := config.Default()
-	log := newLogger(p.err, c.Log)
+	log := newLogger(p.err, config.Default().Log)
 	server, err := demo.Start(demoUser, demoPassword, messages, log)
 	if err != nil {
 		return err
 	}
 	defer server.Close()
-
-	c.Listeners = []config.Listener{
-		{Address: free("127.0.0.1:1110"), TLS: config.TLSSTLS, Certificate: certificate, Key: key},
-		{Address: free("127.0.0.1:1995"), TLS: config.TLSImplicit, Certificate: certificate, Key: key},
-	}
-	c.Admin.Address = free("127.0.0.1:9110")
-	c.Upstreams = []config.Upstream{{Name: "memory", Protocol: config.IMAP, Address: server.Addr(), TLS: config.TLSOff}}
-	c.Routes = []config.Route{{User: "*", Upstream: "memory"}}
-	g, err := newGateway(&c, log)
+	g, c, err := demoGateway(server.Addr(), certificate, key, log)
 	if err != nil {
 		return err
 	}
@@ -75,6 +69,25 @@ func (p *program) demo() error {
 		return err
 	}
 	return g.run(p.drain, p.cut)
+}
+
+// demoGateway makes the gateway of the demo, and tells how it is configured.
+func demoGateway(server, certificate, key string, log *slog.Logger) (*gateway, *config.Config, error) {
+	for attempts := 5; ; attempts-- {
+		c := config.Default()
+		c.Listeners = []config.Listener{
+			{Address: free("127.0.0.1:1110"), TLS: config.TLSSTLS, Certificate: certificate, Key: key},
+			{Address: free("127.0.0.1:1995"), TLS: config.TLSImplicit, Certificate: certificate, Key: key},
+		}
+		c.Admin.Address = free("127.0.0.1:9110")
+		c.Upstreams = []config.Upstream{{Name: "memory", Protocol: config.IMAP, Address: server, TLS: config.TLSOff}}
+		c.Routes = []config.Route{{User: "*", Upstream: "memory"}}
+		g, err := newGateway(&c, log)
+		if errors.Is(err, syscall.EADDRINUSE) && attempts > 1 {
+			continue // somebody was faster
+		}
+		return g, &c, err
+	}
 }
 
 // free returns the address if nobody listens there yet, or else the same host

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -94,20 +95,18 @@ func (p *process) await(t *testing.T, part string) string {
 	}
 }
 
+var addressInLog = regexp.MustCompile(`\baddress"?[=:]"?([0-9.:]+)`)
+
 // addresses returns where a process that serves listens, in the order of its
 // configuration, the admin listener last.
 func (p *process) addresses(t *testing.T) []string {
 	t.Helper()
+	p.await(t, "started")
 	var all []string
-	for {
-		line := p.await(t, "msg=")
-		if strings.Contains(line, "msg=started") {
-			return all
-		}
-		if _, after, ok := strings.Cut(line, " address="); ok {
-			all = append(all, strings.Fields(after)[0])
-		}
+	for _, m := range addressInLog.FindAllStringSubmatch(p.output(), -1) {
+		all = append(all, m[1])
 	}
+	return all
 }
 
 // end waits for the process and returns its exit code.

@@ -1,0 +1,426 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/textproto"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapserver"
+	"github.com/emersion/go-imap/v2/imapserver/imapmemserver"
+
+	"postern/cmd/internal/demo"
+	"postern/upstream/upstreamtest"
+)
+
+// A memoryIMAP is an IMAP server in memory, for tests that want to hold it up.
+type memoryIMAP struct {
+	address  string
+	accounts *imapmemserver.Server
+
+	mu        sync.Mutex
+	users     map[string]*imapmemserver.User
+	expunging func() // called before messages are expunged
+}
+
+// startIMAP starts a server, with implicit TLS if config is not nil.
+func startIMAP(t *testing.T, config *tls.Config) *memoryIMAP {
+	t.Helper()
+	m := &memoryIMAP{accounts: imapmemserver.New(), users: map[string]*imapmemserver.User{}, expunging: func() {}}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.address = l.Addr().String()
+	if config != nil {
+		l = tls.NewListener(l, config)
+	}
+	server := imapserver.New(&imapserver.Options{
+		NewSession: func(*imapserver.Conn) (imapserver.Session, *imapserver.GreetingData, error) {
+			return &memorySession{m.accounts.NewSession().(imapserver.SessionIMAP4rev2), m}, nil, nil
+		},
+		Caps:         imap.CapSet{imap.CapIMAP4rev1: {}, imap.CapUIDPlus: {}, imap.CapESearch: {}, imap.CapMove: {}, imap.CapNamespace: {}},
+		Logger:       log.New(io.Discard, "", 0),
+		InsecureAuth: true,
+	})
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+	return m
+}
+
+// add adds an account with n messages.
+func (m *memoryIMAP) add(t *testing.T, user, password string, n int) {
+	t.Helper()
+	u := imapmemserver.NewUser(user, password)
+	if err := u.Create("INBOX", nil); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		raw := upstreamtest.Letter(i, 400)
+		if _, err := u.Append("INBOX", bytesLiteral{bytes.NewReader([]byte(raw))}, &imap.AppendOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.accounts.AddUser(u)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.users[user] = u
+}
+
+// messages is how many an account has now.
+func (m *memoryIMAP) messages(t *testing.T, user string) int {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	status, err := m.users[user].Status("INBOX", &imap.StatusOptions{NumMessages: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(*status.NumMessages)
+}
+
+func (m *memoryIMAP) beforeExpunge(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expunging = f
+}
+
+type bytesLiteral struct{ *bytes.Reader }
+
+func (l bytesLiteral) Size() int64 { return l.Reader.Size() }
+
+type memorySession struct {
+	imapserver.SessionIMAP4rev2
+	server *memoryIMAP
+}
+
+func (s *memorySession) Expunge(w *imapserver.ExpungeWriter, uids *imap.UIDSet) error {
+	s.server.mu.Lock()
+	wait := s.server.expunging
+	s.server.mu.Unlock()
+	wait()
+	return s.SessionIMAP4rev2.Expunge(w, uids)
+}
+
+// A popClient is a POP3 client that does as it is told.
+type popClient struct {
+	t *testing.T
+	*textproto.Conn
+}
+
+// dialPOP connects and reads the greeting.
+func dialPOP(t *testing.T, address string, config *tls.Config) popClient {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	if config != nil {
+		conn = tls.Client(conn, config)
+	}
+	c := popClient{t, textproto.NewConn(conn)}
+	t.Cleanup(func() { c.Close() })
+	c.expect("+OK")
+	return c
+}
+
+// say sends a command and wants an answer that begins like that.
+func (c popClient) say(command, want string) {
+	c.t.Helper()
+	if err := c.PrintfLine("%s", command); err != nil {
+		c.t.Fatalf("%s: %v", command, err)
+	}
+	c.expect(want)
+}
+
+func (c popClient) expect(want string) {
+	c.t.Helper()
+	if got, err := c.ReadLine(); err != nil || !strings.HasPrefix(got, want) {
+		c.t.Fatalf("answer %q, %v; want %q", got, err, want)
+	}
+}
+
+// login logs in with USER and PASS.
+func (c popClient) login(user, password, want string) {
+	c.t.Helper()
+	c.say("USER "+user, "+OK")
+	c.say("PASS "+password, want)
+}
+
+// expectEnd wants the connection to be closed.
+func (c popClient) expectEnd() {
+	c.t.Helper()
+	if line, err := c.ReadLine(); err != io.EOF {
+		c.t.Fatalf("%q, %v; want the connection closed", line, err)
+	}
+}
+
+// testCertificate returns the names of the files of a certificate and its key,
+// and configurations for a server that has it and a client that trusts it.
+func testCertificate(t *testing.T) (certificate, key string, server, client *tls.Config) {
+	t.Helper()
+	dir := t.TempDir()
+	certificate, key = filepath.Join(dir, "certificate.pem"), filepath.Join(dir, "key.pem")
+	if err := demo.WriteCertificate(certificate, key); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(pair.Leaf)
+	return certificate, key, &tls.Config{Certificates: []tls.Certificate{pair}}, &tls.Config{RootCAs: roots, ServerName: "localhost"}
+}
+
+func TestListenersUpstreamsAndRoutes(t *testing.T) {
+	t.Parallel()
+	certificate, key, _, trusting := testCertificate(t)
+	office, shop := startIMAP(t, nil), startIMAP(t, nil)
+	office.add(t, "ann", "a", 1)
+	office.add(t, "bob@shop.example", "b", 2)
+	shop.add(t, "ann", "a", 3)
+	shop.add(t, "bob@shop.example", "b", 4)
+	p := spawn(t, "serve", "-c", writeConfig(t, `
+listeners:
+  - {address: "127.0.0.1:0"}
+  - {address: "127.0.0.1:0", tls: stls, certificate: %[1]q, key: %[2]q, plaintext_login: []}
+  - {address: "127.0.0.1:0", tls: implicit, certificate: %[1]q, key: %[2]q}
+upstreams:
+  office: {protocol: imap, address: %[3]q, tls: off}
+  shop: {protocol: imap, address: %[4]q, tls: off}
+routes:
+  - {user: "*@SHOP.example", upstream: shop}
+  - {user: "a*", upstream: office}
+`, certificate, key, office.address, shop.address))
+	at := p.addresses(t)
+	plain := dialPOP(t, at[0], nil)
+	plain.login("ann", "a", "+OK")
+	plain.say("STAT", "+OK 1 ")
+	plain.say("STLS", "-ERR")
+	plain.say("QUIT", "+OK")
+
+	upgraded := dialPOP(t, at[1], nil)
+	upgraded.say("USER bob@shop.example", "-ERR")
+	upgraded.say("QUIT", "+OK")
+
+	encrypted := dialPOP(t, at[2], trusting)
+	encrypted.login("bob@shop.example", "b", "+OK")
+	encrypted.say("STAT", "+OK 4 ")
+	encrypted.say("QUIT", "+OK")
+
+	nobody := dialPOP(t, at[0], nil)
+	nobody.login("carl", "a", "-ERR [AUTH]")
+	nobody.say("QUIT", "+OK")
+}
+
+func TestSecondSessionIsInUse(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "ann", "a", 1)
+	p := spawn(t, "serve", "-c", writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+upstreams: {office: {protocol: imap, address: %q, tls: off}}
+routes: [{user: "*", upstream: office}]
+`, server.address))
+	at := p.addresses(t)
+	first, second := dialPOP(t, at[0], nil), dialPOP(t, at[0], nil)
+	first.login("ann", "a", "+OK")
+	second.login("ann", "a", "-ERR [IN-USE]")
+	first.say("QUIT", "+OK")
+	first.expectEnd()
+	second.login("ann", "a", "+OK")
+}
+
+// drainable starts a gateway to a server with an account ann of three messages.
+func drainable(t *testing.T) (p *process, server *memoryIMAP, pop, admin string) {
+	server = startIMAP(t, nil)
+	server.add(t, "ann", "a", 3)
+	p = spawn(t, "serve", "-c", writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+admin: {address: "127.0.0.1:0"}
+upstreams: {office: {protocol: imap, address: %q, tls: off}}
+routes: [{user: "*", upstream: office}]
+shutdown_timeout: 30s
+`, server.address))
+	at := p.addresses(t)
+	return p, server, at[0], at[1]
+}
+
+func TestSIGTERMInTransactionRemovesNothing(t *testing.T) {
+	t.Parallel()
+	p, server, pop, _ := drainable(t)
+	fresh, c := dialPOP(t, pop, nil), dialPOP(t, pop, nil)
+	c.login("ann", "a", "+OK")
+	c.say("DELE 1", "+OK")
+	p.Process.Signal(syscall.SIGTERM)
+	for _, waiting := range []popClient{fresh, c} {
+		waiting.expect("-ERR [SYS/TEMP]")
+		waiting.expectEnd()
+	}
+	if code := p.end(t); code != exitFine {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	if n := server.messages(t, "ann"); n != 3 {
+		t.Errorf("%d messages left, want 3", n)
+	}
+}
+
+// heldUp has a session in the UPDATE state, with the server holding it there.
+func heldUp(t *testing.T, server *memoryIMAP, pop string) (c popClient, release func()) {
+	reached, held := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	release = func() { once.Do(func() { close(held) }) }
+	t.Cleanup(release)
+	var first sync.Once
+	server.beforeExpunge(func() {
+		first.Do(func() { close(reached) })
+		<-held
+	})
+	c = dialPOP(t, pop, nil)
+	c.login("ann", "a", "+OK")
+	c.say("DELE 1", "+OK")
+	if err := c.PrintfLine("QUIT"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-reached:
+	case <-time.After(30 * time.Second):
+		t.Fatal("QUIT does not expunge")
+	}
+	return c, release
+}
+
+func TestSIGTERMInUpdateLetsItFinish(t *testing.T) {
+	t.Parallel()
+	p, server, pop, admin := drainable(t)
+	c, release := heldUp(t, server, pop)
+	p.Process.Signal(syscall.SIGTERM)
+	p.await(t, "shutting down")
+	if status, body := get(t, "http://"+admin+"/readyz"); status != http.StatusServiceUnavailable || body != "draining\n" {
+		t.Errorf("readyz while draining: %d %q, want 503 draining", status, body)
+	}
+	release()
+	c.expect("+OK")
+	if code := p.end(t); code != exitFine {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	if n := server.messages(t, "ann"); n != 2 {
+		t.Errorf("%d messages left, want 2", n)
+	}
+}
+
+func TestSecondSignalDoesNotWait(t *testing.T) {
+	t.Parallel()
+	p, server, pop, _ := drainable(t)
+	heldUp(t, server, pop)
+	p.Process.Signal(syscall.SIGTERM)
+	p.await(t, "shutting down")
+	p.Process.Signal(os.Interrupt)
+	if code := p.end(t); code != exitFailed {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	if !strings.Contains(p.output(), "1 sessions cut") {
+		t.Errorf("it does not say that a session was cut:\n%s", p.output())
+	}
+}
+
+func get(t *testing.T, url string) (status int, body string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(text)
+}
+
+func TestNoSecretIsTold(t *testing.T) {
+	const secret, wrong = "Canary-c0rrect-h0rse", "Canary-wr0ng-battery"
+	for _, format := range []string{"text", "json"} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			certificate, key, _, trusting := testCertificate(t)
+			server := startIMAP(t, nil)
+			server.add(t, "ann", secret, 2)
+			p := spawn(t, "serve", "-c", writeConfig(t, `
+log: {level: debug, format: %s}
+listeners: [{address: "127.0.0.1:0", tls: implicit, certificate: %q, key: %q}]
+admin: {address: "127.0.0.1:0"}
+upstreams: {office: {protocol: imap, address: %q, tls: off}}
+routes: [{user: "*", upstream: office}]
+`, format, certificate, key, server.address))
+			at := p.addresses(t)
+			c := dialPOP(t, at[0], trusting)
+			c.login("ann", wrong, "-ERR [AUTH]")
+			c.say("PASS "+secret, "-ERR") // out of turn
+			c.say(secret, "-ERR")         // as if it were a command
+			c.say("AUTH PLAIN "+plain("ann", secret), "+OK")
+			c.say("RETR 1", "+OK")
+			for line := ""; line != "."; {
+				var err error
+				if line, err = c.ReadLine(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.say("DELE 1", "+OK")
+			c.say("QUIT", "+OK")
+			_, metrics := get(t, "http://"+at[1]+"/metrics")
+			_, page := get(t, "http://"+at[1]+"/")
+			p.Process.Signal(syscall.SIGTERM)
+			if code := p.end(t); code != exitFine {
+				t.Errorf("exit code %d, want 0", code)
+			}
+			if !strings.Contains(p.output(), "DELE") || !strings.Contains(metrics, "postern_logins_total") {
+				t.Fatalf("not all was logged and counted:\n%s", p.output())
+			}
+			for where, text := range map[string]string{"output": p.output(), "metrics": metrics, "status page": page} {
+				for _, form := range append(forms("ann", secret), forms("ann", wrong)...) {
+					if strings.Contains(strings.ToLower(text), strings.ToLower(form)) {
+						t.Errorf("%s holds a password as %s", where, form)
+					}
+				}
+			}
+		})
+	}
+}
+
+func plain(user, password string) string {
+	return base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
+}
+
+// forms are the ways in which a password may be found.
+func forms(user, password string) []string {
+	return []string{
+		password,
+		base64.StdEncoding.EncodeToString([]byte(password)),
+		strings.TrimRight(plain(user, password), "="),
+		fmt.Sprintf("%x", password),
+	}
+}
