@@ -77,7 +77,7 @@ func TestCheckConnects(t *testing.T) {
 		{"other authority", at + fmt.Sprintf("ca_file: %q", other), 1, `No authority that is trusted here`},
 		{"other name", at + fmt.Sprintf("ca_file: %q, server_name: imap.example.org", certificate), 1, `is for another name`},
 		{"no TLS there", fmt.Sprintf("protocol: imap, address: %q", bare.address), 1, `does not speak TLS on this port`},
-		{"no STARTTLS there", fmt.Sprintf("protocol: imap, address: %q, tls: starttls", bare.address), 1, `.`},
+		{"no STARTTLS there", fmt.Sprintf("protocol: imap, address: %q, tls: starttls", bare.address), 1, `offers no STARTTLS`},
 		{"nobody there", `protocol: imap, address: "127.0.0.1:1"`, 1, `could not be reached`},
 		{"no such host", `protocol: imap, address: "imap.invalid:993"`, 1, `could not be looked up`},
 	} {

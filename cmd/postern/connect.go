@@ -65,7 +65,7 @@ func (p *program) connect(c *config.Config, l login) error {
 	}
 	t.Flush()
 	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", u.Name, err, advice(err))
+		return fmt.Errorf("%s: %w\n%s", u.Name, err, advice(u, err))
 	}
 	return nil
 }
@@ -87,13 +87,16 @@ func describeIMAP(ctx context.Context, u config.Upstream, a upstream.Account) ([
 		return nil, err
 	}
 	r, err := server.Describe(ctx, a)
-	return imapFindings(r), err
+	return imapFindings(u, r), err
 }
 
-func imapFindings(r imapc.Report) []finding {
-	protection := "none: passwords and mail go in the clear"
-	if r.TLS != "" {
+func imapFindings(u config.Upstream, r imapc.Report) []finding {
+	protection := ""
+	switch {
+	case r.TLS != "":
 		protection = r.TLS + ", " + r.Cipher
+	case u.TLS == config.TLSOff:
+		protection = "none: passwords and mail go in the clear"
 	}
 	all := []finding{
 		{"server", r.Address},
@@ -110,13 +113,9 @@ func imapFindings(r imapc.Report) []finding {
 	if r.Mailbox == "" {
 		return filled(all)
 	}
-	access := "messages can be read and removed"
-	if r.ReadOnly {
-		access = "read-only: no message can be removed"
-	}
 	return filled(append(all,
 		finding{"mailbox", fmt.Sprintf("%s, %s, UIDVALIDITY %d", r.Mailbox, plural(r.Messages, "message"), r.UIDValidity)},
-		finding{"access", access},
+		finding{"access", accessText(!r.ReadOnly && r.Removable)},
 		finding{"removal", r.Removal},
 		finding{"sizes", r.Sizes},
 		finding{"login took", r.Took.Round(time.Millisecond).String()},
@@ -137,10 +136,6 @@ func describeJMAP(ctx context.Context, u config.Upstream, a upstream.Account) ([
 }
 
 func jmapFindings(r jmapc.Report) []finding {
-	access := "messages can be read and removed"
-	if r.ReadOnly {
-		access = "read-only: no message can be removed"
-	}
 	var boxes []string
 	for _, b := range r.Mailboxes {
 		name := b.Name
@@ -157,8 +152,15 @@ func jmapFindings(r jmapc.Report) []finding {
 			r.MaxConcurrentRequests, r.MaxSizeRequest, r.MaxObjectsInGet, r.MaxObjectsInSet)},
 		{"mailboxes", strings.Join(boxes, ", ")},
 		{"inbox", plural(int(r.Messages), "message")},
-		{"access", access},
+		{"access", accessText(!r.ReadOnly)},
 	})
+}
+
+func accessText(removable bool) string {
+	if removable {
+		return "messages can be read and removed"
+	}
+	return "messages can be read, but not removed"
 }
 
 // filled leaves out what was not found.
@@ -173,7 +175,7 @@ func filled(all []finding) []finding {
 }
 
 // advice says what to do about a failure, in words for who runs the gateway.
-func advice(err error) string {
+func advice(u config.Upstream, err error) string {
 	var unknownAuthority x509.UnknownAuthorityError
 	var hostname x509.HostnameError
 	var invalid x509.CertificateInvalidError
@@ -198,8 +200,10 @@ func advice(err error) string {
 		return "The server let the user in, but not to the mailbox. Something has to be changed there, such as a permission or a setting of the account."
 	case errors.Is(err, upstream.ErrBusy), errors.Is(err, upstream.ErrTooSoon):
 		return "The server has enough logins of this account for now. Try again in some minutes."
+	case u.Protocol == config.IMAP && u.TLS == config.TLSStartTLS:
+		return "The server could not be reached, offers no STARTTLS, or broke off. STARTTLS is usual on port 143; with port 993 take tls: implicit. There may be a firewall in between, too."
 	default:
-		return "The server could not be reached, or broke off. Look at address and tls, and whether a firewall is in between."
+		return "The server could not be reached, or broke off. Look at its address and port, and whether a firewall is in between."
 	}
 }
 
