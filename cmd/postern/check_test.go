@@ -4,11 +4,17 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"postern/upstream/upstreamtest"
+	"postern/upstream/upstreamtest/jmapserver"
 )
 
 func TestCheckExplainsTheFile(t *testing.T) {
@@ -99,6 +105,39 @@ func TestCheckConnects(t *testing.T) {
 	})
 	if n := encrypted.messages(t, "ann"); n != 3 {
 		t.Errorf("%d messages left, want 3", n)
+	}
+}
+
+func TestCheckConnectsToJMAP(t *testing.T) {
+	t.Parallel()
+	server := jmapserver.New("ann", "a")
+	for i := range 3 {
+		server.Deliver(t, upstreamtest.Letter(i, 400))
+	}
+	web := httptest.NewServer(server)
+	defer web.Close()
+	encrypted := httptest.NewUnstartedServer(server)
+	encrypted.Config.ErrorLog = log.New(io.Discard, "", 0) // one client below does not trust it
+	encrypted.StartTLS()
+	defer encrypted.Close()
+	digest := sha256.Sum256(encrypted.Certificate().Raw)
+	for _, c := range []struct {
+		name, upstream, password string
+		code                     int
+		says                     string
+	}{
+		{"plain HTTP", fmt.Sprintf("url: %q, plain_http: true", web.URL+"/.well-known/jmap"), "a", 0, `inbox +3 messages`},
+		{"token", fmt.Sprintf("url: %q, plain_http: true, credentials: bearer", web.URL+"/.well-known/jmap"), "a", 0, `inbox +3 messages`},
+		{"pinned", fmt.Sprintf("url: %q, fingerprint: %x", encrypted.URL+"/.well-known/jmap", digest), "a", 0, `inbox +3 messages`},
+		{"unknown authority", fmt.Sprintf("url: %q", encrypted.URL+"/.well-known/jmap"), "a", 1, `No authority that is trusted here`},
+		{"wrong password", fmt.Sprintf("url: %q, plain_http: true", web.URL+"/.well-known/jmap"), "b", 1, `refused the name or the password`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, said := checkAgainst(t, "protocol: jmap, "+c.upstream, "ann", c.password)
+			if code != c.code || !regexp.MustCompile(c.says).MatchString(said) {
+				t.Errorf("exit code %d, want %d and %q:\n%s", code, c.code, c.says, said)
+			}
+		})
 	}
 }
 

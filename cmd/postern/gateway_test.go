@@ -11,6 +11,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/textproto"
 	"os"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 
 	"postern/cmd/internal/demo"
 	"postern/upstream/upstreamtest"
+	"postern/upstream/upstreamtest/jmapserver"
 )
 
 // A memoryIMAP is an IMAP server in memory, for tests that want to hold it up.
@@ -193,6 +195,12 @@ func TestListenersUpstreamsAndRoutes(t *testing.T) {
 	t.Parallel()
 	certificate, key, _, trusting := testCertificate(t)
 	office, shop := startIMAP(t, nil), startIMAP(t, nil)
+	fast := jmapserver.New("dora", "d")
+	for i := range 5 {
+		fast.Deliver(t, upstreamtest.Letter(i, 400))
+	}
+	web := httptest.NewServer(fast)
+	defer web.Close()
 	office.add(t, "ann", "a", 1)
 	office.add(t, "bob@shop.example", "b", 2)
 	shop.add(t, "ann", "a", 3)
@@ -205,10 +213,12 @@ listeners:
 upstreams:
   office: {protocol: imap, address: %[3]q, tls: off}
   shop: {protocol: imap, address: %[4]q, tls: off}
+  fast: {protocol: jmap, url: %[5]q, plain_http: true}
 routes:
   - {user: "*@SHOP.example", upstream: shop}
+  - {user: dora, upstream: fast}
   - {user: "a*", upstream: office}
-`, certificate, key, office.address, shop.address))
+`, certificate, key, office.address, shop.address, web.URL+"/.well-known/jmap"))
 	at := p.addresses(t)
 	plain := dialPOP(t, at[0], nil)
 	plain.login("ann", "a", "+OK")
@@ -224,6 +234,15 @@ routes:
 	encrypted.login("bob@shop.example", "b", "+OK")
 	encrypted.say("STAT", "+OK 4 ")
 	encrypted.say("QUIT", "+OK")
+
+	other := dialPOP(t, at[0], nil)
+	other.login("dora", "d", "+OK")
+	other.say("STAT", "+OK 5 ")
+	other.say("DELE 2", "+OK")
+	other.say("QUIT", "+OK")
+	if n := len(fast.Messages(t)); n != 4 {
+		t.Errorf("%d messages left at the JMAP server, want 4", n)
+	}
 
 	nobody := dialPOP(t, at[0], nil)
 	nobody.login("carl", "a", "-ERR [AUTH]")

@@ -14,8 +14,8 @@ import (
 // allowed is which of postern's packages each of them may import: those below
 // it, never those beside it or above. Tests may import upstreamtest, too.
 var allowed = map[string][]string{
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/demo", "proxy", "proxy/admin", "proxy/auth", "proxy/metrics",
-		"proxy/pop3", "proxy/state", "upstream", "upstream/imapc", "upstream/jmapc"},
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/demo", "proxy", "proxy/admin", "proxy/auth", "proxy/ledger",
+		"proxy/metrics", "proxy/pop3", "proxy/state", "upstream", "upstream/imapc", "upstream/jmapc"},
 	"cmd/internal/config": {},
 	"cmd/internal/demo":   {},
 
@@ -23,6 +23,7 @@ var allowed = map[string][]string{
 	"proxy/admin":   {"proxy/pop3", "upstream"},
 	"proxy/auth":    {"proxy/pop3", "upstream"},
 	"proxy/metrics": {"proxy/pop3", "upstream"},
+	"proxy/ledger":  {"proxy/state", "upstream"},
 	"proxy/state":   {"upstream"},
 	"proxy/pop3":    {"upstream"},
 
