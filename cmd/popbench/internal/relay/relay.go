@@ -20,20 +20,38 @@ import (
 // connection: 640 MB/s at a round-trip time of 200 ms.
 const DefaultWindow = 64 << 20
 
-// A Relay connects every client of its listener to one server. Its fields are
-// set before Serve.
+// A Relay connects every client of its listener to one server.
 type Relay struct {
-	To     string        // the server, host:port
-	RTT    time.Duration // half of it is added in each direction
-	Window int           // 0 means DefaultWindow
-	// Bare copies and does nothing else, neither delay nor count: the least
-	// that a program between two connections can cost.
-	Bare bool
-
-	sleeper func() sleeper // nil means newSleeper
+	to      string
+	rtt     atomic.Int64 // time.Duration
+	window  int
+	bare    bool
+	sleeper func() sleeper
 
 	connections, open, roundTrips, up, down atomic.Int64
 }
+
+// New returns a relay to a server, host:port, a round-trip time away. At most
+// window octets are under way in each direction of a connection; 0 means
+// DefaultWindow.
+func New(to string, rtt time.Duration, window int) *Relay {
+	if window <= 0 {
+		window = DefaultWindow
+	}
+	r := &Relay{to: to, window: window, sleeper: newSleeper}
+	r.SetRTT(rtt)
+	return r
+}
+
+// NewBare returns a relay that copies and does nothing else, neither delay nor
+// count: the least that a program between two connections can cost.
+func NewBare(to string) *Relay { return &Relay{to: to, bare: true} }
+
+// SetRTT changes the distance, for what is read from now on.
+func (r *Relay) SetRTT(rtt time.Duration) { r.rtt.Store(int64(rtt)) }
+
+// due is when something read now is to arrive.
+func (r *Relay) due() time.Time { return time.Now().Add(time.Duration(r.rtt.Load()) / 2) }
 
 // Counters are what a Relay saw so far.
 type Counters struct {
@@ -87,12 +105,12 @@ func (r *Relay) serve(ctx context.Context, client net.Conn) {
 	r.open.Add(1)
 	defer r.open.Add(-1)
 	defer client.Close()
-	server, err := new(net.Dialer).DialContext(ctx, "tcp", r.To)
+	server, err := new(net.Dialer).DialContext(ctx, "tcp", r.to)
 	if err != nil {
 		return
 	}
 	defer server.Close()
-	r.join(ctx, client.(conn), server.(conn))
+	r.join(ctx, prompt(client), prompt(server))
 }
 
 // A conn is what is needed of a *net.TCPConn.
@@ -123,17 +141,10 @@ func (r *Relay) join(ctx context.Context, client, server conn) {
 	both.Wait()
 }
 
-func (r *Relay) window() int {
-	if r.Window > 0 {
-		return r.Window
-	}
-	return DefaultWindow
-}
-
 // A lane is one direction of one connection.
 type lane struct {
 	relay *Relay
-	from  io.Reader
+	from  conn
 	to    conn
 	cut   func() // ends both directions at once
 
@@ -144,7 +155,7 @@ type lane struct {
 // other cuts the connection.
 func (l *lane) run() {
 	var err error
-	if l.relay.Bare {
+	if l.relay.bare {
 		_, err = io.Copy(l.to, l.from)
 	} else {
 		err = l.carry()
@@ -156,7 +167,7 @@ func (l *lane) run() {
 
 // carry reads into a queue and writes from it when the time has come.
 func (l *lane) carry() error {
-	q := newQueue(l.relay.window())
+	q := newQueue(l.relay.window)
 	var failed error
 	done := make(chan struct{})
 	go func() {
@@ -168,7 +179,7 @@ func (l *lane) carry() error {
 		}
 	}()
 	err := l.collect(q)
-	q.end(time.Now().Add(l.relay.RTT / 2))
+	q.end(l.relay.due())
 	<-done
 	return errors.Join(err, failed)
 }
@@ -181,7 +192,7 @@ func (l *lane) collect(q *queue) error {
 		if n > 0 && l.read != nil {
 			l.read(n)
 		}
-		if !q.put(shrink(b, n), time.Now().Add(l.relay.RTT/2)) {
+		if !q.put(shrink(b, n), l.relay.due()) {
 			return nil // deliver knows why
 		}
 		if err == io.EOF {
@@ -195,11 +206,7 @@ func (l *lane) collect(q *queue) error {
 
 // deliver writes what q holds, each octet no sooner than it is due.
 func (l *lane) deliver(q *queue) error {
-	open := newSleeper
-	if l.relay.sleeper != nil {
-		open = l.relay.sleeper
-	}
-	s := open()
+	s := l.relay.sleeper()
 	defer s.close()
 	for {
 		due, more := q.next()

@@ -53,7 +53,7 @@ func receive(t *testing.T, from io.Reader, want string) {
 
 func TestOctetsTakeHalfTheRoundTripEachWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, server := over(t, &Relay{RTT: 100 * time.Millisecond})
+		client, server := over(t, New("", 100*time.Millisecond, 0))
 		begin := time.Now()
 		io.WriteString(client, "question")
 		receive(t, server, "question")
@@ -70,7 +70,7 @@ func TestOctetsTakeHalfTheRoundTripEachWay(t *testing.T) {
 
 func TestOneDelayForAllThatIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, server := over(t, &Relay{RTT: 200 * time.Millisecond})
+		client, server := over(t, New("", 200*time.Millisecond, 0))
 		begin := time.Now()
 		go func() {
 			for range 50 {
@@ -89,7 +89,7 @@ func TestOneDelayForAllThatIsUnderWay(t *testing.T) {
 
 func TestBothDirectionsEndApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, server := over(t, &Relay{RTT: 20 * time.Millisecond})
+		client, server := over(t, New("", 20*time.Millisecond, 0))
 		begin := time.Now()
 		client.CloseWrite()
 		if n, err := server.Read(make([]byte, 1)); n != 0 || err != io.EOF {
@@ -109,7 +109,7 @@ func TestBothDirectionsEndApart(t *testing.T) {
 
 func TestBrokenConnectionEndsBothDirections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, server := over(t, &Relay{RTT: 20 * time.Millisecond})
+		client, server := over(t, New("", 20*time.Millisecond, 0))
 		server.w.CloseWithError(errors.New("reset"))
 		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("client reads %v, want a broken connection, not its end", err)
@@ -122,7 +122,7 @@ func TestBrokenConnectionEndsBothDirections(t *testing.T) {
 
 func TestReceiverThatTakesNothingHoldsUpTheSender(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, server := over(t, &Relay{Window: 4 * bufferOctets})
+		client, server := over(t, New("", 0, 4*bufferOctets))
 		sent := 0
 		go func() {
 			for {
@@ -143,7 +143,7 @@ func TestReceiverThatTakesNothingHoldsUpTheSender(t *testing.T) {
 
 func TestCounters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &Relay{RTT: 10 * time.Millisecond}
+		r := New("", 10*time.Millisecond, 0)
 		client, server := over(t, r)
 		io.WriteString(server, "hello\r\n")
 		receive(t, client, "hello\r\n")
@@ -164,8 +164,10 @@ func TestCounters(t *testing.T) {
 // TestOverTCP uses real sockets and the real clock: order, content and end are
 // checked, the time is only shown.
 func TestOverTCP(t *testing.T) {
-	for _, r := range []*Relay{{}, {Bare: true}, {RTT: 100 * time.Millisecond}} {
-		t.Run(r.name(), func(t *testing.T) {
+	for name, r := range map[string]*Relay{
+		"0 ms": New("", 0, 0), "bare": NewBare(""), "100 ms": New("", 100*time.Millisecond, 0),
+	} {
+		t.Run(name, func(t *testing.T) {
 			echo := listen(t)
 			go func() {
 				for {
@@ -176,7 +178,7 @@ func TestOverTCP(t *testing.T) {
 					go func() { io.Copy(c, c); c.(*net.TCPConn).CloseWrite(); c.Close() }()
 				}
 			}()
-			r.To = echo.Addr().String()
+			r.to = echo.Addr().String()
 			front := listen(t)
 			ctx, cancel := context.WithCancel(context.Background())
 			done := make(chan error)
@@ -199,7 +201,7 @@ func TestOverTCP(t *testing.T) {
 			}
 			took := time.Since(begin)
 			t.Logf("%v there and back for %d MiB, %.0f MB/s", took, len(sent)>>20, float64(len(sent))/took.Seconds()/1e6)
-			if took < r.RTT {
+			if rtt := time.Duration(r.rtt.Load()); took < rtt {
 				t.Errorf("back after %v, sooner than the round-trip time", took)
 			}
 			cancel()
@@ -211,13 +213,6 @@ func TestOverTCP(t *testing.T) {
 			}
 		})
 	}
-}
-
-func (r *Relay) name() string {
-	if r.Bare {
-		return "bare"
-	}
-	return r.RTT.String()
 }
 
 func listen(t *testing.T) net.Listener {
@@ -248,7 +243,8 @@ func BenchmarkRoundTrip(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &Relay{To: echo.Addr().String(), RTT: 20 * time.Millisecond}
+	const rtt = 20 * time.Millisecond
+	r := New(echo.Addr().String(), rtt, 0)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- r.Serve(ctx, front) }()
@@ -267,6 +263,6 @@ func BenchmarkRoundTrip(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	late := b.Elapsed()/time.Duration(b.N) - r.RTT
+	late := b.Elapsed()/time.Duration(b.N) - rtt
 	b.ReportMetric(float64(late.Microseconds()), "µs-late/op")
 }

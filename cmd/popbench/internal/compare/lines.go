@@ -1,0 +1,535 @@
+package compare
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"postern/cmd/popbench/internal/load"
+)
+
+const (
+	perSecond = "messages/s"
+	mbPerSec  = "MB/s"
+)
+
+// patience is how many messages a peer gets that pays a round trip for each:
+// its rate shows in a few.
+func patience(rtt time.Duration, n int) int {
+	if rtt == 0 {
+		return n
+	}
+	return min(n, int(4*time.Second/rtt))
+}
+
+// drain: LIST, UIDL, RETR after RETR, at every distance.
+func (b *bench) drain(ctx context.Context) error {
+	m, err := b.box(ctx, drainBox(b.few(2000)))
+	if err != nil {
+		return err
+	}
+	whole := m.digests[m.messages]
+	native := &turn{g: b.native(), user: m.user, scenario: load.Drain{}, digest: whole}
+	turns := []*turn{native}
+	ours, theirs := map[time.Duration]*turn{}, map[time.Duration]*turn{}
+	for _, rtt := range b.distances(0, near, far) {
+		p, err := b.postern(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		i, err := b.imapc(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		n := patience(rtt, m.messages)
+		ours[rtt] = &turn{g: p, user: m.user, scenario: load.Drain{}, digest: whole}
+		theirs[rtt] = &turn{g: i, user: m.user, scenario: load.Drain{Messages: n}, digest: m.digests[n]}
+		turns = append(turns, ours[rtt], theirs[rtt])
+	}
+	for _, t := range turns {
+		if err := t.g.warm(ctx, t.user, load.Drain{Messages: 1}); err != nil {
+			return err
+		}
+	}
+	if err := b.play(ctx, turns...); err != nil {
+		return err
+	}
+	bare, err := bareIMAP(ctx, b.storage.imap, m)
+	if err != nil {
+		return err
+	}
+	b.told(Row{Line: "drain", What: "one command for all, nothing done with it", Ours: bare, Unit: perSecond, Note: "bare IMAP alone"})
+	for _, rtt := range b.distances(0, near, far) {
+		row := Row{Line: "drain", What: "RETR one at a time", RTT: rtt, Ours: ours[rtt].median(load.Result.MessageRate), Unit: perSecond}
+		by := func(name string, t *turn) Row {
+			row.By, row.Theirs = name, t.median(load.Result.MessageRate)
+			return row
+		}
+		switch own := ours[0]; {
+		case rtt == 0:
+			b.atLeast(by("native", native), 1)
+		case own != nil:
+			b.atLeast(by("itself at 0 ms", own), 0.7)
+		}
+		b.told(by("imapc", theirs[rtt]))
+	}
+	return nil
+}
+
+// drainVariants: with DELE, pipelined, with TLS on both sides; at no distance.
+func (b *bench) drainVariants(ctx context.Context) error {
+	m, err := b.box(ctx, drainBox(b.few(2000)))
+	if err != nil {
+		return err
+	}
+	g, err := b.postern(ctx, 0)
+	if err != nil {
+		return err
+	}
+	secure, err := b.posternNamed(ctx, "postern-tls", 0, posternOptions{tls: true})
+	if err != nil {
+		return err
+	}
+	whole := m.digests[m.messages]
+	plain := &turn{g: g, user: m.user, scenario: load.Drain{}, digest: whole}
+	dele := &turn{g: g, user: m.user, scenario: load.Drain{Delete: true}, digest: whole}
+	piped := &turn{g: g, user: m.user, scenario: load.Drain{Pipeline: 32}, digest: whole}
+	overTLS := &turn{g: secure, user: m.user, scenario: load.Drain{}, digest: whole}
+	if err := b.play(ctx, plain, dele, piped, overTLS); err != nil {
+		return err
+	}
+	row := func(what string, t *turn) Row {
+		return Row{Line: "variants", What: what, Ours: t.median(load.Result.MessageRate), Unit: perSecond,
+			By: "plain drain", Theirs: plain.median(load.Result.MessageRate)}
+	}
+	b.atLeast(row("DELE after each RETR", dele), 0.95)
+	b.atLeast(row("32 RETRs pipelined", piped), 1)
+	b.told(row("TLS on both sides", overTLS))
+	return nil
+}
+
+const topMessages = 300
+
+// top: TOP n 0 of 300 messages.
+func (b *bench) top(ctx context.Context) error {
+	m, err := b.box(ctx, drainBox(b.few(2000)))
+	if err != nil {
+		return err
+	}
+	for _, rtt := range b.distances(0, near) {
+		p, err := b.postern(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		i, err := b.imapc(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		n := min(topMessages, m.messages)
+		ours := &turn{g: p, user: m.user, scenario: load.Top{Messages: n}}
+		theirs := &turn{g: i, user: m.user, scenario: load.Top{Messages: patience(rtt, n)}}
+		for _, t := range []*turn{ours, theirs} {
+			if err := t.g.warm(ctx, t.user, load.Poll{Count: 1}); err != nil {
+				return err
+			}
+		}
+		if err := b.play(ctx, ours, theirs); err != nil {
+			return err
+		}
+		for _, r := range ours.results {
+			if n == topMessages && r.Octets != m.headers {
+				return fmt.Errorf("%d octets of headers, not %d: %w", r.Octets, m.headers, errContent)
+			}
+		}
+		b.atLeast(Row{Line: "top", What: "TOP n 0, 300 messages", RTT: rtt, Unit: perSecond,
+			Ours: ours.median(load.Result.MessageRate), By: "imapc", Theirs: theirs.median(load.Result.MessageRate)},
+			map[time.Duration]float64{0: 3, near: 100}[rtt])
+		if rtt != 0 && n == topMessages {
+			if err := b.topOctets(ctx, p, m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// topOctets compares what upstream sends for a session with TOPs and without.
+func (b *bench) topOctets(ctx context.Context, g *gateway, m *mailbox) error {
+	octets := func(n int) (int64, error) {
+		before := g.counters()
+		var err error
+		if n == 0 {
+			_, err = load.Poll{Count: 1}.Run(ctx, g.as(m.user), nil)
+		} else {
+			_, err = load.Top{Messages: n}.Run(ctx, g.as(m.user), nil)
+		}
+		return g.counters().Since(before).Down, err
+	}
+	without, err := octets(0)
+	if err != nil {
+		return err
+	}
+	with, err := octets(topMessages)
+	if err != nil {
+		return err
+	}
+	b.atMost(Row{Line: "top", What: "upstream octets for each octet of header", RTT: g.rtt,
+		Ours: float64(with-without) / float64(m.headers), Unit: "octets"}, 1.2)
+	return nil
+}
+
+// poll: connect, login, STAT, UIDL, QUIT of unchanged mailboxes.
+func (b *bench) poll(ctx context.Context) error {
+	m, err := b.box(ctx, pollBox())
+	if err != nil {
+		return err
+	}
+	const most = 64
+	var others []string
+	for i := 2; i <= most; i++ {
+		others = append(others, fmt.Sprint("poll", i))
+	}
+	if err := m.copyTo(b.storage, others...); err != nil {
+		return err
+	}
+	for _, rtt := range b.distances(0, near) {
+		i, err := b.imapc(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		cold, err := b.postern(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		if err := b.pollAt(ctx, rtt, "fresh upstream", cold, i, map[int]float64{64: 2}, map[int]float64{16: 1.4}); err != nil {
+			return err
+		}
+		if b.Warm == "" {
+			continue
+		}
+		warm, err := b.posternNamed(ctx, fmt.Sprint("postern-warm-", rtt), rtt, posternOptions{warm: true})
+		if err != nil {
+			return err
+		}
+		five := map[int]float64{1: 5, 16: 5, 64: 5}
+		if err := b.pollAt(ctx, rtt, "warm upstream", warm, i, five, five); err != nil {
+			return err
+		}
+	}
+	if b.Warm == "" {
+		b.logf("poll: warm upstreams not measured, --warm does not say how to have them")
+	}
+	return nil
+}
+
+func (b *bench) pollAt(ctx context.Context, rtt time.Duration, what string, g, peer *gateway, here, distant map[int]float64) error {
+	const everyUser = "poll%d"
+	for _, t := range []*gateway{g, peer} {
+		if err := t.warmEach(ctx, "poll", 64); err != nil {
+			return err
+		}
+	}
+	reach := here
+	if rtt > 0 {
+		reach = distant
+	}
+	for _, n := range []int{1, 16, 64} {
+		o := load.Poll{Concurrency: n, Duration: b.pollTime()}
+		ours := &turn{g: g, user: everyUser, scenario: o}
+		theirs := &turn{g: peer, user: everyUser, scenario: o}
+		before, peerBefore := g.counters(), peer.counters()
+		if err := b.play(ctx, ours, theirs); err != nil {
+			return err
+		}
+		row := Row{Line: "poll", What: fmt.Sprintf("%s, %d at once", what, n), RTT: rtt, Unit: "sessions/s",
+			Ours: ours.median(load.Result.SessionRate), By: "imapc", Theirs: theirs.median(load.Result.SessionRate)}
+		if times, asked := reach[n]; asked {
+			b.atLeast(row, times)
+		} else {
+			b.told(row)
+		}
+		if rtt > 0 && n == 1 {
+			b.pollTrips(row, ours, theirs, g.counters().Since(before).RoundTrips, peer.counters().Since(peerBefore).RoundTrips)
+		}
+	}
+	return nil
+}
+
+// warmEach warms one user after the other: user1, user2 and so on.
+func (g *gateway) warmEach(ctx context.Context, user string, n int) error {
+	for i := range n {
+		if err := g.warm(ctx, fmt.Sprint(user, i+1), load.Poll{Count: 1}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) pollTime() time.Duration {
+	if b.Quick {
+		return time.Second
+	}
+	return 3 * time.Second
+}
+
+// pollTrips reports the round trips of a session.
+func (b *bench) pollTrips(row Row, ours, theirs *turn, trips, theirTrips int64) {
+	sessions := func(t *turn) (n float64) {
+		for _, r := range t.results {
+			n += float64(r.Sessions)
+		}
+		return n
+	}
+	limit := 4.0
+	if b.Warm != "" && ours.g != b.gateways[fmt.Sprintf("postern-%v", row.RTT)] {
+		limit = 1
+	}
+	row.Ours, row.Theirs = float64(trips)/sessions(ours), float64(theirTrips)/sessions(theirs)
+	row.Unit = "round trips"
+	b.atMost(row, limit)
+}
+
+// list: the first and the second login to a mailbox of 100,000 messages.
+func (b *bench) list(ctx context.Context) error {
+	m, err := b.box(ctx, manyBox(b.few(100000)))
+	if err != nil {
+		return err
+	}
+	native := &turn{g: b.native(), user: m.user, scenario: load.List{}}
+	if err := native.run(ctx); err != nil {
+		return err
+	}
+	native.results = nil
+	seconds := func(r load.Result) float64 { return 1000 * r.Seconds }
+	for _, rtt := range b.distances(0, near) {
+		i, err := b.imapc(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		peer := &turn{g: i, user: m.user, scenario: load.List{}}
+		begin := time.Now()
+		if err := i.warm(ctx, m.user, load.List{}); err != nil {
+			return err
+		}
+		cold := time.Since(begin).Seconds()
+		first, kept := &turn{user: m.user, scenario: load.List{}}, &turn{user: m.user, scenario: load.List{}}
+		var octets []float64
+		for range max(b.Rounds, 1) {
+			name := fmt.Sprintf("postern-list-%v", rtt)
+			b.forget(name)
+			g, err := b.posternNamed(ctx, name, rtt, posternOptions{})
+			if err != nil {
+				return err
+			}
+			first.g, kept.g = g, g
+			for _, t := range []*turn{native, first, peer} {
+				if err := t.run(ctx); err != nil {
+					return err
+				}
+			}
+			before := g.counters()
+			if err := kept.run(ctx); err != nil {
+				return err
+			}
+			octets = append(octets, float64(g.counters().Since(before).Down))
+		}
+		what := fmt.Sprintf("login, STAT, LIST, UIDL of %d", m.messages)
+		row := Row{Line: "list", What: what + ", first time", RTT: rtt, Ours: first.median(seconds), Unit: "ms",
+			By: "native warm", Theirs: native.median(seconds), Note: fmt.Sprintf("(imapc cold at 0 ms: %.0f ms)", 1000*cold)}
+		if rtt == 0 {
+			b.faster(row, 1)
+		} else {
+			row.Theirs += 4 * float64(rtt.Milliseconds())
+			row.By = "native warm and 4 RTT"
+			b.faster(row, 1)
+		}
+		b.faster(Row{Line: "list", What: what + ", listing kept", RTT: rtt, Ours: kept.median(seconds), Unit: "ms",
+			By: "imapc warm", Theirs: peer.median(seconds)}, 3)
+		if rtt > 0 {
+			b.atMost(Row{Line: "list", What: "upstream octets, listing kept", RTT: rtt, Ours: median(octets), Unit: "octets"}, 4096)
+		}
+	}
+	return nil
+}
+
+// big: 10 messages of 30 MB.
+func (b *bench) big(ctx context.Context) error {
+	m, err := b.box(ctx, bigBox(b.few(10)))
+	if err != nil {
+		return err
+	}
+	mb := func(r load.Result) float64 { return r.OctetRate() / 1e6 }
+	for _, rtt := range b.distances(0, near, far) {
+		g, err := b.postern(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		i, err := b.imapc(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		turns := []*turn{{g: b.native()}, {g: g}, {g: i}}
+		for _, t := range turns {
+			if err := t.g.warm(ctx, m.user, load.Poll{Count: 1}); err != nil {
+				return err
+			}
+			t.user, t.scenario, t.digest = m.user, load.Drain{}, m.digests[m.messages]
+		}
+		native, ours, peer := turns[0], turns[1], turns[2]
+		growth := watchMemory(g.pid)
+		err = b.play(ctx, turns...)
+		grown := growth()
+		if err != nil {
+			return err
+		}
+		b.atLeast(Row{Line: "big", What: fmt.Sprintf("%d messages of 30 MB", m.messages), RTT: rtt,
+			Ours: ours.median(mb), Unit: mbPerSec, By: "native", Theirs: native.median(mb)}, 1)
+		b.told(Row{Line: "big", What: "the same", RTT: rtt, Ours: ours.median(mb), Unit: mbPerSec, By: "imapc", Theirs: peer.median(mb)})
+		first := func(r load.Result) float64 { return r.FirstOctet.Max }
+		b.atMost(Row{Line: "big", What: "longest wait for a first octet", RTT: rtt, Ours: ours.median(first), Unit: "ms",
+			By: "imapc", Theirs: peer.median(first)}, float64(rtt.Milliseconds())+5)
+		b.atMost(Row{Line: "big", What: "growth of memory", RTT: rtt, Ours: float64(grown) / 1e6, Unit: "MB"}, 10)
+	}
+	return nil
+}
+
+// watchMemory looks at the memory of a process until its answer is called
+// for, which is how much it grew at most.
+func watchMemory(pid int) (growth func() int64) {
+	before, _ := load.PSS(pid)
+	most := before
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if now, err := load.PSS(pid); err == nil {
+				most = max(most, now)
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}()
+	return func() int64 { close(stop); <-done; return most - before }
+}
+
+// remove: DELE of 2,000 and QUIT.
+func (b *bench) remove(ctx context.Context) error {
+	m, err := b.box(ctx, deleteBox(b.few(2000)))
+	if err != nil {
+		return err
+	}
+	for _, rtt := range b.distances(0, near) {
+		p, err := b.postern(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		i, err := b.imapc(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		ours, theirs := &turn{g: p, scenario: load.Delete{}}, &turn{g: i, scenario: load.Delete{}}
+		for round := range max(b.Rounds, 1) {
+			for _, t := range []*turn{ours, theirs} {
+				t.user = fmt.Sprintf("delete-%s-%v-%d", t.g.name, rtt, round)
+				if err := b.removeOnce(ctx, m, t); err != nil {
+					return err
+				}
+			}
+		}
+		took := func(r load.Result) float64 { return 1000 * (r.Phase("messages") + r.Phase("end")) }
+		row := Row{Line: "delete", What: fmt.Sprintf("DELE of %d, QUIT", m.messages), RTT: rtt, Ours: ours.median(took), Unit: "ms",
+			By: "imapc and one RTT", Theirs: theirs.median(took) + float64(rtt.Milliseconds())}
+		b.faster(row, 1)
+	}
+	return nil
+}
+
+// removeOnce empties a copy of the mailbox, and looks that it is empty.
+func (b *bench) removeOnce(ctx context.Context, m *mailbox, t *turn) error {
+	if err := m.copyTo(b.storage, t.user); err != nil {
+		return err
+	}
+	defer b.storage.remove(t.user)
+	if err := t.g.warm(ctx, t.user, load.Poll{Count: 1}); err != nil {
+		return err
+	}
+	if err := t.run(ctx); err != nil {
+		return err
+	}
+	left, err := load.Poll{Count: 1}.Run(ctx, b.native().as(t.user), nil)
+	if err != nil {
+		return err
+	}
+	if done := t.results[len(t.results)-1].Messages; done != m.messages || left.Messages != 0 {
+		return fmt.Errorf("%s: %d of %d messages marked, %d left after QUIT: %w", t.g.name, done, m.messages, left.Messages, errContent)
+	}
+	return nil
+}
+
+// cpu: processor time of the gateway for a drained MB, beside a relay that
+// only copies.
+func (b *bench) cpu(ctx context.Context) error {
+	m, err := b.box(ctx, drainBox(b.few(2000)))
+	if err != nil {
+		return err
+	}
+	ours, err := b.postern(ctx, 0)
+	if err != nil {
+		return err
+	}
+	bare, err := b.bareRelay(ctx)
+	if err != nil {
+		return err
+	}
+	spent := map[*gateway]time.Duration{}
+	for range max(b.Rounds, 1) {
+		for _, g := range []*gateway{ours, bare} {
+			before, err := load.CPU(g.pid)
+			if err != nil {
+				return err
+			}
+			t := &turn{g: g, user: m.user, scenario: load.Drain{}, digest: m.digests[m.messages]}
+			if err := t.run(ctx); err != nil {
+				return err
+			}
+			after, err := load.CPU(g.pid)
+			if err != nil {
+				return err
+			}
+			spent[g] += after - before
+		}
+	}
+	perMB := func(g *gateway) float64 {
+		return spent[g].Seconds() * 1000 / (float64(m.octets) / 1e6 * float64(max(b.Rounds, 1)))
+	}
+	row := Row{Line: "cpu", What: "processor time for a drained MB", Ours: perMB(ours), Unit: "ms", By: "bare TCP relay in Go", Theirs: perMB(bare)}
+	b.faster(row, 1/3.0)
+	return nil
+}
+
+// idle: memory of sessions that do nothing.
+func (b *bench) idle(ctx context.Context) error {
+	for _, o := range []struct {
+		tls   bool
+		what  string
+		limit float64
+	}{{false, "plaintext", 60}, {true, "TLS on both sides", 100}} {
+		for _, n := range []int{500, 2000} {
+			name := fmt.Sprintf("postern-idle-%v-%d", o.tls, n)
+			g, err := b.posternNamed(ctx, name, 0, posternOptions{tls: o.tls})
+			if err != nil {
+				return err
+			}
+			t := &turn{g: g, user: "idle%d", scenario: load.Idle{Sessions: b.few(n), Settle: 5 * time.Second, PID: g.pid}}
+			if err := t.run(ctx); err != nil {
+				return err
+			}
+			b.atMost(Row{Line: "idle", What: fmt.Sprintf("PSS of a session, %d of them, %s", b.few(n), o.what),
+				Ours: float64(t.results[0].Memory.PerSession) / 1000, Unit: "kB"}, o.limit)
+		}
+	}
+	return nil
+}

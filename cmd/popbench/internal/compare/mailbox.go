@@ -1,0 +1,137 @@
+package compare
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"postern/upstream/upstreamtest"
+)
+
+// A mailbox is what an account holds: messages made by a rule, the same in
+// every run.
+type mailbox struct {
+	user     string
+	messages int
+	size     func(i int) int
+	base     int // number of the first letter
+
+	octets  int64
+	digests []uint64 // digests[n] is the sum over the first n messages
+	headers int64    // octets of the headers of the first topMessages
+}
+
+// The mailboxes of the table.
+func drainBox(n int) *mailbox {
+	return &mailbox{user: "drain", messages: n, size: mailSize, base: 1 << 20}
+}
+func manyBox(n int) *mailbox {
+	return &mailbox{user: "many", messages: n, size: func(int) int { return 300 }, base: 2 << 20}
+}
+func bigBox(n int) *mailbox {
+	return &mailbox{user: "big", messages: n, size: func(int) int { return 30 << 20 }, base: 3 << 20}
+}
+func pollBox() *mailbox {
+	return &mailbox{user: "poll1", messages: 500, size: func(int) int { return 2000 }, base: 4 << 20}
+}
+func deleteBox(n int) *mailbox {
+	return &mailbox{user: "delete", messages: n, size: func(int) int { return 2000 }, base: 5 << 20}
+}
+
+// mailSize spreads sizes as mail does, many small and few large, with a mean
+// of about 46 kB.
+func mailSize(i int) int {
+	random := rand.New(rand.NewPCG(uint64(i), 2))
+	return 2000 + min(int(random.ExpFloat64()*44e3), 1<<20)
+}
+
+func (m *mailbox) letter(i int) string { return upstreamtest.Letter(m.base+i, m.size(i)) }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// fill appends the messages over IMAP, many with one command (RFC 3502).
+func (m *mailbox) fill(ctx context.Context, imap string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", imap)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	w, r := bufio.NewWriterSize(conn, 256<<10), bufio.NewReader(conn)
+	if err := exchange(w, r, "LOGIN %s %s", m.user, password); err != nil {
+		return err
+	}
+	m.digests = append(m.digests, 0)
+	const octetsAtOnce, messagesAtOnce = 32 << 20, 2000
+	for i := 0; i < m.messages; {
+		fmt.Fprint(w, "a APPEND INBOX")
+		for size, n := 0, 0; i < m.messages && size < octetsAtOnce && n < messagesAtOnce; n++ {
+			raw := m.letter(i)
+			fmt.Fprintf(w, " {%d+}\r\n", len(raw))
+			io.WriteString(w, raw)
+			m.note(i, raw)
+			size += len(raw)
+			i++
+		}
+		if err := exchange(w, r, ""); err != nil {
+			return fmt.Errorf("fill %s: %w", m.user, err)
+		}
+	}
+	return exchange(w, r, "LOGOUT")
+}
+
+func (m *mailbox) note(i int, raw string) {
+	m.octets += int64(len(raw))
+	m.digests = append(m.digests, m.digests[i]+uint64(crc32.Checksum([]byte(raw), castagnoli)))
+	if i < topMessages {
+		m.headers += int64(strings.Index(raw, "\r\n\r\n") + 4)
+	}
+}
+
+// exchange sends a command, or the end of one, and waits for its OK.
+func exchange(w *bufio.Writer, r *bufio.Reader, command string, args ...any) error {
+	if command != "" {
+		fmt.Fprintf(w, "a "+command, args...)
+	}
+	io.WriteString(w, "\r\n")
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		if status, tagged := strings.CutPrefix(line, "a "); tagged {
+			if !strings.HasPrefix(status, "OK") {
+				return fmt.Errorf("%q", strings.TrimSpace(status))
+			}
+			return nil
+		}
+	}
+}
+
+// copyTo gives other accounts of the same storage the same mail, far faster
+// than appending it.
+func (m *mailbox) copyTo(d *dovecot, users ...string) error {
+	from := filepath.Join(d.dir, "mail", m.user)
+	for _, u := range users {
+		to := filepath.Join(d.dir, "mail", u)
+		if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+			return fmt.Errorf("copy mailbox: %w: %s", err, out)
+		}
+	}
+	return nil
+}
+
+// remove deletes an account's mail from the disk.
+func (d *dovecot) remove(user string) { os.RemoveAll(filepath.Join(d.dir, "mail", user)) }
