@@ -61,6 +61,9 @@ func (u *Upstream) Describe(ctx context.Context, account upstream.Account) (Repo
 	}
 	slices.Sort(r.Capabilities)
 	for _, m := range boxes {
+		if m == nil {
+			continue
+		}
 		if m.Role == mailbox.RoleInbox {
 			r.Messages = m.TotalEmails
 		}

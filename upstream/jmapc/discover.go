@@ -58,7 +58,7 @@ func (u *Upstream) discover(ctx context.Context) (*url.URL, error) {
 	_, records, err := u.lookupSRV(ctx, "jmap", "tcp", hostOf(u.o.Domain))
 	var dns *net.DNSError
 	if err != nil && !(errors.As(err, &dns) && dns.IsNotFound) {
-		return nil, fmt.Errorf("%w: %w; %w", upstream.ErrUnavailable, asked, err)
+		return nil, fmt.Errorf("%w: %v; %w", upstream.ErrUnavailable, asked, err)
 	}
 	for _, r := range records {
 		host := strings.TrimSuffix(r.Target, ".")

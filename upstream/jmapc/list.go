@@ -107,6 +107,10 @@ func (d *maildrop) list(ctx context.Context) error {
 		if position == 0 {
 			state, total = ids.QueryState, ids.Total
 		}
+		if state == "" {
+			// Else an answer that says nothing would be an empty mailbox.
+			return fmt.Errorf("%w: a query without a state", upstream.ErrUnavailable)
+		}
 		if ids.QueryState != state || len(ids.IDs) == 0 && position < total {
 			return errMoved
 		}

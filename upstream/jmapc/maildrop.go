@@ -112,7 +112,7 @@ func (d *maildrop) openInbox(ctx context.Context) error {
 		return err
 	}
 	for _, m := range boxes {
-		if m.Role != mailbox.RoleInbox {
+		if m == nil || m.Role != mailbox.RoleInbox {
 			continue
 		}
 		if r := m.Rights; r != nil {

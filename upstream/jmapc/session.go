@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -30,14 +31,22 @@ type session struct {
 	download string // URI template, absolute
 }
 
-// What RFC 8620 section 2 suggests as the least, where a server states none.
-var leastLimits = core.Core{
-	MaxSizeRequest: 10_000_000, MaxConcurrentRequests: 4, MaxCallsInRequest: 16,
-	MaxObjectsInGet: 500, MaxObjectsInSet: 500,
+// An object is the server's session object, as little of it as is needed.
+// go-jmap has a type for it, which panics on null (v0.5.3).
+type object struct {
+	Capabilities    map[jmap.URI]json.RawMessage `json:"capabilities"`
+	PrimaryAccounts map[jmap.URI]jmap.ID         `json:"primaryAccounts"`
+	APIURL          string                       `json:"apiUrl"`
+	DownloadURL     string                       `json:"downloadUrl"`
+	State           string                       `json:"state"`
+	Accounts        map[jmap.ID]struct {
+		IsReadOnly   bool                         `json:"isReadOnly"`
+		Capabilities map[jmap.URI]json.RawMessage `json:"accountCapabilities"`
+	} `json:"accounts"`
 }
 
 // fetchSession asks for the session object, and says where it was in the end.
-func (w wire) fetchSession(ctx context.Context) (*jmap.Session, *url.URL, error) {
+func (w wire) fetchSession(ctx context.Context) (*object, *url.URL, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, w.session.String(), nil)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", upstream.ErrRejected, err)
@@ -52,47 +61,50 @@ func (w wire) fetchSession(ctx context.Context) (*jmap.Session, *url.URL, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	s := new(jmap.Session)
-	if err := json.Unmarshal(body, s); err != nil {
+	o := new(object)
+	if err := json.Unmarshal(body, o); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", upstream.ErrUnavailable, err)
 	}
-	return s, answer.Request.URL, nil
+	return o, answer.Request.URL, nil
 }
 
 // newSession checks what the server says of itself and of the account.
-func newSession(w wire, s *jmap.Session, at *url.URL) (*session, error) {
-	id, err := mailAccount(s)
+func newSession(w wire, o *object, at *url.URL) (*session, error) {
+	id, err := o.mailAccount()
 	if err != nil {
 		return nil, err
 	}
-	s.APIURL, s.DownloadURL = resolve(at, s.APIURL), resolve(at, s.DownloadURL)
-	for _, named := range []string{s.APIURL, s.DownloadURL} {
+	api, download := resolve(at, o.APIURL), resolve(at, o.DownloadURL)
+	for _, named := range []string{api, download} {
 		if w, err = w.trust(named, at); err != nil {
 			return nil, err
 		}
 	}
 	return &session{
-		client:   &jmap.Client{HttpClient: w.client(maxAnswer), Session: s},
-		blobs:    w.client(1<<63 - 2),
+		client: &jmap.Client{
+			HttpClient: w.client(maxAnswer),
+			Session:    &jmap.Session{APIURL: api, RawCapabilities: o.Capabilities},
+		},
+		blobs:    w.client(math.MaxInt64 - 1),
 		url:      at,
 		account:  id,
-		readOnly: s.Accounts[id].IsReadOnly,
-		limits:   limitsOf(s),
-		download: s.DownloadURL,
+		readOnly: o.Accounts[id].IsReadOnly,
+		limits:   o.limits(),
+		download: download,
 	}, nil
 }
 
 // mailAccount is the primary account for mail. Others may be there, shared by
 // other people.
-func mailAccount(s *jmap.Session) (jmap.ID, error) {
-	if !offersMail(s.RawCapabilities) {
+func (o *object) mailAccount() (jmap.ID, error) {
+	if !offersMail(o.Capabilities) {
 		return "", fmt.Errorf("%w: the server offers no mail by JMAP", upstream.ErrRejected)
 	}
-	id, ok := s.PrimaryAccounts[mail.URI]
+	id, ok := o.PrimaryAccounts[mail.URI]
 	if !ok {
 		return "", fmt.Errorf("%w: these credentials have no primary account for mail", upstream.ErrRejected)
 	}
-	if !offersMail(s.Accounts[id].RawCapabilities) {
+	if !offersMail(o.Accounts[id].Capabilities) {
 		return "", fmt.Errorf("%w: account %q has no mail; it may be disabled, or never used yet", upstream.ErrRejected, id)
 	}
 	return id, nil
@@ -103,27 +115,17 @@ func offersMail(capabilities map[jmap.URI]json.RawMessage) bool {
 	return ok && string(value) != "null"
 }
 
-func limitsOf(s *jmap.Session) core.Core {
-	limits := leastLimits
-	stated, ok := s.Capabilities[jmap.CoreURI].(*core.Core)
-	if !ok {
-		return limits
+// limits are those of the core capability. What is missing there or no number
+// is what RFC 8620 section 2 suggests as the least.
+func (o *object) limits() core.Core {
+	var stated core.Core
+	_ = json.Unmarshal(o.Capabilities[jmap.CoreURI], &stated) // as far as it goes
+	return core.Core{
+		MaxSizeRequest:        cmp.Or(stated.MaxSizeRequest, 10_000_000),
+		MaxConcurrentRequests: cmp.Or(stated.MaxConcurrentRequests, 4),
+		MaxObjectsInGet:       cmp.Or(stated.MaxObjectsInGet, 500),
+		MaxObjectsInSet:       cmp.Or(stated.MaxObjectsInSet, 500),
 	}
-	for _, l := range []struct {
-		to   *uint64
-		from uint64
-	}{
-		{&limits.MaxSizeRequest, stated.MaxSizeRequest},
-		{&limits.MaxConcurrentRequests, stated.MaxConcurrentRequests},
-		{&limits.MaxCallsInRequest, stated.MaxCallsInRequest},
-		{&limits.MaxObjectsInGet, stated.MaxObjectsInGet},
-		{&limits.MaxObjectsInSet, stated.MaxObjectsInSet},
-	} {
-		if l.from > 0 {
-			*l.to = l.from
-		}
-	}
-	return limits
 }
 
 // trust adds the origin of a URL that the session object names to those who

@@ -145,12 +145,13 @@ const problemLimit = "urn:ietf:params:jmap:error:limit"
 
 func newHTTPError(answer *http.Response) *httpError {
 	e := &httpError{Status: answer.StatusCode, RetryAfter: retryAfter(answer.Header.Get("Retry-After"))}
+	body := io.LimitReader(answer.Body, maxProblem)
+	defer io.Copy(io.Discard, body) // so that the connection can be kept
 	kind, _, _ := mime.ParseMediaType(answer.Header.Get("Content-Type"))
 	if kind != "application/problem+json" && kind != "application/json" {
 		return e
 	}
 	var problem struct{ Type, Limit string }
-	body := io.LimitReader(answer.Body, maxProblem)
 	if json.NewDecoder(body).Decode(&problem) == nil {
 		e.Type, e.Limit = problem.Type, problem.Limit
 	}
