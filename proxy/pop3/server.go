@@ -3,6 +3,9 @@
 // Authenticator, what it shows from an upstream.Maildrop; it knows no IMAP,
 // JMAP, configuration or metrics.
 //
+// A session runs in the goroutine that calls Serve. One more goroutine watches
+// Server.Draining on behalf of all sessions, as long as there are any.
+//
 // RFC 1939 (POP3), 2449 (CAPA, response codes), 2595 (STLS), 3206 (SYS and AUTH
 // codes), 5034 (AUTH), 6856 (UTF8, LANG), 8314 (implicit TLS).
 package pop3
@@ -94,7 +97,7 @@ type Login struct {
 // Hooks tell what happens in sessions, for metrics. Each may be nil; none may
 // block.
 type Hooks struct {
-	// Began: a session was greeted.
+	// Began: a session is about to be greeted. Each is Ended once.
 	Began func()
 	// TLS: a handshake ended; version is a tls.VersionTLS constant, 0 if it failed.
 	TLS func(version uint16)
@@ -125,7 +128,9 @@ var Reasons = []string{"quit", "disconnect", "idle", "slow", "drain", "errors", 
 
 // Serve runs one session on conn to its end and closes conn. If conn is a
 // *tls.Conn (or embeds one), Serve runs its handshake first. When ctx ends the
-// session is cut off at once, unless it is in the UPDATE state.
+// session is cut off at once, unless it is in the UPDATE state. A conn with a
+// CloseWrite method is closed so that the last reply arrives, which takes up to
+// a second more with a client that does not close its side.
 func (s *Server) Serve(ctx context.Context, conn net.Conn) {
 	session := newSession(s, conn)
 	defer context.AfterFunc(ctx, session.wire.cut)()

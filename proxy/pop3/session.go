@@ -72,6 +72,9 @@ func remoteText(a net.Addr) string {
 	if p := addrPort(a); p.IsValid() {
 		return p.String()
 	}
+	if a == nil {
+		return ""
+	}
 	return a.String()
 }
 
@@ -122,7 +125,7 @@ func (s *session) run(ctx context.Context) {
 	})
 	s.guard(s.release)
 	s.wire.out.flush()
-	s.ended(greeted)
+	s.guard(func() { s.ended(greeted) })
 }
 
 // dialogue answers commands until something ends the session.
