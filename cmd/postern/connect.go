@@ -207,28 +207,74 @@ func advice(u config.Upstream, err error) string {
 	}
 }
 
-// password reads the password, from where it cannot be seen.
+// password reads the password from where it cannot be seen. A signal ends that,
+// and gives the terminal its echo back.
 func (p *program) password(l login) (upstream.Secret, error) {
-	if l.passwordFile != "" {
-		in := p.in
-		if l.passwordFile != "-" {
-			f, err := os.Open(l.passwordFile)
-			if err != nil {
-				return upstream.Secret{}, err
-			}
-			defer f.Close()
-			in = f
-		}
-		return firstLine(in)
+	type result struct {
+		upstream.Secret
+		error
 	}
-	terminal, ok := p.in.(*os.File)
-	if !ok || !term.IsTerminal(int(terminal.Fd())) {
+	read := make(chan result, 1)
+	restore := p.keepTerminal()
+	go func() {
+		s, err := p.readPassword(l)
+		read <- result{s, err}
+	}()
+	select {
+	case r := <-read:
+		return r.Secret, r.error
+	case <-p.drain.Done():
+		restore()
+		return upstream.Secret{}, errors.New("interrupted")
+	}
+}
+
+func (p *program) readPassword(l login) (upstream.Secret, error) {
+	switch l.passwordFile {
+	case "":
+		return p.askPassword(l.user)
+	case "-":
+		return firstLine(p.in)
+	}
+	f, err := os.Open(l.passwordFile)
+	if err != nil {
+		return upstream.Secret{}, err
+	}
+	defer f.Close()
+	return firstLine(f)
+}
+
+func (p *program) askPassword(user string) (upstream.Secret, error) {
+	terminal, ok := terminalOf(p.in)
+	if !ok {
 		return upstream.Secret{}, errors.New("there is no terminal to ask for the password: give --password-file")
 	}
-	fmt.Fprintf(p.err, "Password of %s: ", l.user)
-	text, err := term.ReadPassword(int(terminal.Fd()))
+	fmt.Fprintf(p.err, "Password of %s: ", user)
+	text, err := term.ReadPassword(terminal)
 	fmt.Fprintln(p.err)
 	return upstream.NewSecret(string(text)), err
+}
+
+// keepTerminal returns what puts the terminal back into its present state.
+func (p *program) keepTerminal() (restore func()) {
+	terminal, ok := terminalOf(p.in)
+	if !ok {
+		return func() {}
+	}
+	state, err := term.GetState(terminal)
+	if err != nil {
+		return func() {}
+	}
+	return func() { term.Restore(terminal, state) }
+}
+
+// terminalOf returns the descriptor of a stream that is a terminal.
+func terminalOf(stream any) (descriptor int, ok bool) {
+	f, ok := stream.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
+	}
+	return int(f.Fd()), true
 }
 
 // maxPassword is more than any password is long.
@@ -249,8 +295,7 @@ func firstLine(r io.Reader) (upstream.Secret, error) {
 // progress shows on a terminal that something is under way, and for how long,
 // until the function that it returns is called. Elsewhere it shows nothing.
 func (p *program) progress(what string) (done func()) {
-	terminal, ok := p.err.(*os.File)
-	if !ok || !term.IsTerminal(int(terminal.Fd())) {
+	if _, ok := terminalOf(p.err); !ok {
 		return func() {}
 	}
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -260,11 +305,11 @@ func (p *program) progress(what string) (done func()) {
 		ticks := time.NewTicker(time.Second / 4)
 		defer ticks.Stop()
 		for {
-			fmt.Fprintf(terminal, "\r  %s, %.0f s ", what, time.Since(began).Seconds())
+			fmt.Fprintf(p.err, "\r  %s, %.0f s ", what, time.Since(began).Seconds())
 			select {
 			case <-ticks.C:
 			case <-stop:
-				fmt.Fprint(terminal, "\r\x1b[K")
+				fmt.Fprint(p.err, "\r\x1b[K")
 				return
 			}
 		}

@@ -269,8 +269,13 @@ func (l Listener) checkFiles(d *decoder, path string) {
 	if !okCertificate || !okKey {
 		return
 	}
-	if _, err := tls.X509KeyPair(certificate, key); err != nil {
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
 		d.fault(path+".certificate", "does not go with the key: %v", err)
+		return
+	}
+	if end := pair.Leaf.NotAfter; end.Before(time.Now()) {
+		d.warn(path+".certificate", "expired on %s: clients will refuse it", end.UTC().Format(time.DateOnly))
 	}
 	if info, err := os.Stat(l.Key); err == nil && info.Mode().Perm()&0o004 != 0 {
 		d.warn(path+".key", "everybody on this machine may read %s (mode %#o): 0600 is enough", l.Key, info.Mode().Perm())

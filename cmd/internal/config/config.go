@@ -147,7 +147,10 @@ func Load(path string) (*Config, error) {
 	c, d := parse(path, text, os.LookupEnv)
 	c.resolve(filepath.Dir(path))
 	c.checkFiles(d)
-	return c, d.done(c)
+	if err := d.done(c); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // resolve makes the names of files relative to dir.

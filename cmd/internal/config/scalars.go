@@ -28,7 +28,7 @@ func expand(text string, env func(string) (string, bool)) (string, error) {
 			continue
 		}
 		name, rest, closed := strings.Cut(strings.TrimPrefix(after, "{"), "}")
-		if !strings.HasPrefix(after, "{") || !closed || name == "" {
+		if !strings.HasPrefix(after, "{") || !closed || name == "" || strings.Trim(name, labelOctets) != "" {
 			return "", errors.New("a lone $ stands here: write ${NAME} for an environment variable, $$ for a dollar sign")
 		}
 		set, ok := env(name)
@@ -130,7 +130,7 @@ func listenAddress(text string) (string, error) {
 	if err := checkPort(port, 0); err != nil {
 		return "", err
 	}
-	if strings.ContainsAny(host, " /@*") {
+	if host != "" && !isHost(host) {
 		return "", fmt.Errorf("%q is not a host: leave it out to listen on every interface", host)
 	}
 	return text, nil
