@@ -35,11 +35,7 @@ func (s *Server) accept(l *listener) {
 			s.log.Warn("cannot accept connections", "listener", l.name, "err", err)
 		}
 		pause = min(max(2*pause, firstPause), longestPause)
-		select {
-		case <-time.After(pause):
-		case <-s.draining:
-			return
-		}
+		time.Sleep(pause)
 	}
 }
 

@@ -71,13 +71,11 @@ func (a *admission) enter(addr netip.Addr, evict func()) (p *place, limit string
 	return p, ""
 }
 
-// known makes the place one of a client that has logged in. It is false if the
-// place was lost before that.
-func (p *place) known() bool {
+// known makes the place one of a client that has logged in.
+func (p *place) known() {
 	p.admission.mu.Lock()
 	defer p.admission.mu.Unlock()
 	p.forget()
-	return !p.gone
 }
 
 // leave gives the place back.
@@ -132,11 +130,12 @@ type placeKey struct{}
 // admitting is an Authenticator that notes which connections logged in.
 type admitting struct{ pop3.Authenticator }
 
+// Authenticate leaves it to the session to give back a maildrop that was opened
+// while the place was lost: the session's context has ended then.
 func (a admitting) Authenticate(ctx context.Context, c pop3.Credentials) (pop3.Login, error) {
 	login, err := a.Authenticator.Authenticate(ctx, c)
-	if p, ok := ctx.Value(placeKey{}).(*place); ok && err == nil && !p.known() {
-		login.Close()
-		return pop3.Login{}, context.Canceled
+	if err == nil {
+		ctx.Value(placeKey{}).(*place).known()
 	}
 	return login, err
 }

@@ -29,6 +29,7 @@ func (r *refusals) note(_, limit string) {
 
 func (r *refusals) want(t *testing.T, want ...string) {
 	t.Helper()
+	synctest.Wait() // it is told after the client
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !slices.Equal(r.told, want) {

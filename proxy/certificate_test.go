@@ -155,10 +155,11 @@ func TestCertificateReadOnlyWhenChanged(t *testing.T) {
 func TestCertificateWrittenTwiceAtOnce(t *testing.T) {
 	c, r := certificate(t, "old")
 	tick := time.Now()
-	for _, name := range []string{"two", "six"} { // as long as each other
+	padded := func(pem []byte) []byte { return append(pem, bytes.Repeat([]byte("\n"), 2000-len(pem))...) }
+	for _, name := range []string{"one", "two", "three"} {
 		cert, key := r.pair(t, name)
-		r.write(t, r.certFile, cert)
-		r.write(t, r.keyFile, key)
+		r.write(t, r.certFile, padded(cert))
+		r.write(t, r.keyFile, padded(key))
 		for _, file := range []string{r.certFile, r.keyFile} {
 			if err := os.Chtimes(file, tick, tick); err != nil {
 				t.Fatal(err)

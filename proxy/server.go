@@ -60,7 +60,8 @@ type Listener struct {
 type Options struct {
 	Listeners []Listener
 
-	// What the sessions of every listener share; see pop3.Server.
+	// What the sessions of every listener share; see pop3.Server. On Linux a
+	// client that takes nothing is cut off after 30 s, whatever Limits.Write is.
 	Authenticator  pop3.Authenticator
 	Limits         pop3.Limits
 	Implementation string

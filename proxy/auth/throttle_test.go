@@ -43,6 +43,7 @@ func TestOwnSuccessDoesNotExcuseGuesses(t *testing.T) {
 		g := gateTo(everybody())
 		for i := range 5 {
 			refuse(t, g, "victim"+strconv.Itoa(i), home, 1)
+			refuse(t, g, "mallory", home, 1)
 			if _, err := try(t, g, with("mallory", "pw-mallory")); err != nil {
 				t.Fatalf("own login: %v", err)
 			}

@@ -34,9 +34,14 @@ func New(version string) *Metrics {
 	return m
 }
 
+// maxScrapes bounds the scrapes under way, each of which makes a copy of all
+// there is to tell.
+const maxScrapes = 8
+
 // Handler serves the metrics to Prometheus.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.InstrumentMetricHandler(m.registry, promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	options := promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}
+	return promhttp.InstrumentMetricHandler(m.registry, promhttp.HandlerFor(m.registry, options))
 }
 
 // Sessions returns hooks that count the sessions of a listener.

@@ -199,6 +199,9 @@ func scrape(t *testing.T, m *Metrics) (lines []string) {
 func TestConcurrentHooks(t *testing.T) {
 	m, session, up := full()
 	var all sync.WaitGroup
+	for range maxScrapes {
+		all.Go(func() { scrape(t, m) })
+	}
 	for range 50 {
 		all.Go(func() {
 			for range 100 {
@@ -208,7 +211,6 @@ func TestConcurrentHooks(t *testing.T) {
 				session.Ended(pop3.Summary{Reason: "quit"})
 			}
 		})
-		all.Go(func() { scrape(t, m) })
 	}
 	all.Wait()
 	if got := testutil.ToFloat64(m.table.sessionsOpen); got != 0 {
