@@ -223,7 +223,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 	}
 	for _, want := range []string{
 		`msg="login refused"`, "account=bob reason=auth", "cmd=PASS", "cmd=unknown", `cmd=USER code=ok`, "arg=bob",
-		`msg="session ended"`, "tls=off account=bob upstream=memory messages=0 octets=0 removed=0", "reason=quit",
+		`msg="session ended"`, "tls=off account=bob upstream=memory messages=0 octets=0 removed=0 unremoved=0", "reason=quit",
 	} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the log lacks %q:\n%s", want, log)

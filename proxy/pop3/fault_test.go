@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -425,3 +426,24 @@ type nopConn struct{ net.Conn }
 func (nopConn) Write(p []byte) (int, error)      { return len(p), nil }
 func (nopConn) SetWriteDeadline(time.Time) error { return nil }
 func (nopConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+
+// TestFailuresUpstreamAreWarnedOfOnce: an operator sees the first, with its
+// cause, and a client that repeats its command does not flood the log.
+func TestFailuresUpstreamAreWarnedOfOnce(t *testing.T) {
+	g := newGateway(threeMessages...)
+	g.Log = slog.New(slog.NewTextHandler(&g.log, nil)) // Info and above
+	g.box.Break(upstreamtest.Faults{Fetch: map[int]error{0: upstream.ErrGone, 1: errors.New("upstream: NO [SERVERBUG] oops")}})
+	c := g.dial(t.Context(), t).logIn()
+	c.ask("RETR 1", "-ERR message is gone")
+	c.ask("RETR 9", "-ERR no such message, maildrop has 3 messages")
+	if log := g.log.String(); log != "" {
+		t.Errorf("logged what is no trouble:\n%s", log)
+	}
+	for range 5 {
+		c.ask("RETR 2", "-ERR [SYS/TEMP] mail server is not available now")
+	}
+	log := g.log.String()
+	if got := strings.Count(log, "SERVERBUG"); got != 1 || !strings.Contains(log, "level=WARN") || !strings.Contains(log, "account=bob") {
+		t.Errorf("got %d lines of the failure, want one at WARN with the account:\n%s", got, log)
+	}
+}

@@ -37,6 +37,7 @@ type session struct {
 	user       string    // that the client sent and has not given a password for
 	attempts   int       // refused logins
 	mistakes   int       // refused commands in a row
+	warned     bool      // of a failure upstream
 
 	login   Login // its Maildrop is nil before the login and after the end
 	listing upstream.Listing
@@ -197,7 +198,7 @@ func (s *session) command(ctx context.Context, line []byte) {
 	for err == nil && rep.more != nil {
 		rep, err = s.challenge(ctx, rep)
 	}
-	result := s.send(rep, err)
+	result, err := s.send(rep, err)
 	took := time.Since(began)
 	if hook := s.server.Hooks.Command; hook != nil {
 		hook(c.name, result, took)
@@ -211,7 +212,8 @@ func (s *session) command(ctx context.Context, line []byte) {
 // logCommand leaves out what may hold a secret: an unknown command may be a
 // password that was sent too early.
 func (s *session) logCommand(ctx context.Context, c *command, arg []byte, result string, took time.Duration, err error) {
-	if !s.log.Enabled(ctx, slog.LevelDebug) {
+	level := s.commandLevel(err)
+	if !s.log.Enabled(ctx, level) {
 		return
 	}
 	attrs := []any{"cmd", c.name, "code", result, "dur", took}
@@ -219,9 +221,21 @@ func (s *session) logCommand(ctx context.Context, c *command, arg []byte, result
 		attrs = append(attrs, "arg", string(arg))
 	}
 	if err != nil {
-		attrs = append(attrs, "err", err)
+		attrs = append(attrs, "account", s.summary.Account, "err", err)
 	}
-	s.log.Debug("command", attrs...)
+	s.log.Log(ctx, level, "command", attrs...)
+}
+
+// commandLevel lets an operator see the first failure of a session that is not
+// its client's. Refused logins have a line of their own.
+func (s *session) commandLevel(err error) slog.Level {
+	_, refused := errors.AsType[refusal](err)
+	if err == nil || refused || s.warned || s.state == authorization || s.wire.out.err != nil ||
+		errors.Is(err, errSilent) || errors.Is(err, upstream.ErrGone) {
+		return slog.LevelDebug
+	}
+	s.warned = true
+	return slog.LevelWarn
 }
 
 // dispatch tests what the table says about the command, then runs it.
@@ -252,23 +266,23 @@ func (s *session) challenge(ctx context.Context, rep reply) (reply, error) {
 	return rep.more(ctx, string(line))
 }
 
-// send writes the reply and says how the command ended, for metrics.
-func (s *session) send(rep reply, err error) (result string) {
+// send writes the reply and says how the command ended, for metrics and log.
+func (s *session) send(rep reply, err error) (result string, _ error) {
 	if errors.Is(err, errSilent) {
-		return "cut"
+		return "cut", err
 	}
 	if err == nil {
 		if err = s.sendReply(rep); err == nil {
 			s.mistakes = 0
-			return "ok"
+			return "ok", nil
 		}
 		if s.over() {
-			return "cut"
+			return "cut", err
 		}
 	}
 	s.wire.out.WriteString(answerTo(err, s.state == authorization).String() + "\r\n")
 	s.afterError(err)
-	return "err"
+	return "err", err
 }
 
 // sendReply writes a reply. An error that leaves the session running means
@@ -328,7 +342,7 @@ func (s *session) ended(greeted bool) {
 	}
 	m := &s.summary
 	attrs := []any{"tls", s.tlsText(), "account", m.Account, "upstream", m.Upstream, "messages", m.Retrieved,
-		"octets", m.Octets, "removed", m.Removed, "dur", m.Took, "reason", m.Reason}
+		"octets", m.Octets, "removed", m.Removed, "unremoved", m.Unremoved, "dur", m.Took, "reason", m.Reason}
 	if m.Err != nil {
 		attrs = append(attrs, "err", m.Err)
 	}
