@@ -40,7 +40,7 @@ message that is not whole ends the run with exit code 1.
 	c.AddCommand(
 		s.drain(), s.big(), s.top(), s.list(), s.poll(), s.remove(), s.idle(),
 		relayCommand(),
-		compareCommand(),
 	)
+	c.AddCommand(platformCommands()...)
 	return c
 }

@@ -324,6 +324,22 @@ func (t *turn) run(ctx context.Context) error {
 	return nil
 }
 
+// note says so where the turn is not about all of the mailbox.
+func (t *turn) note(m *mailbox) string {
+	if n := t.results[0].Messages; n < m.messages {
+		return fmt.Sprintf("(first %d messages)", n)
+	}
+	return ""
+}
+
+// sessions is how many there were in all rounds.
+func (t *turn) sessions() (n float64) {
+	for _, r := range t.results {
+		n += float64(r.Sessions)
+	}
+	return n
+}
+
 // median returns the median of a figure over the rounds.
 func (t *turn) median(figure func(load.Result) float64) float64 {
 	var all []float64

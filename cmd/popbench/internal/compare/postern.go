@@ -79,7 +79,7 @@ func (b *bench) posternConfig(address, upstream, dir string, o posternOptions) s
 	f("upstreams:\n  upstream:")
 	switch {
 	case o.jmap != "":
-		f("    protocol: jmap\n    url: http://%s/.well-known/jmap", upstream)
+		f("    protocol: jmap\n    url: http://%s/.well-known/jmap\n    plain_http: true", upstream)
 	case o.tls:
 		f("    protocol: imap\n    address: %s\n    tls: implicit\n    ca_file: %s", upstream, b.certFile)
 	default:

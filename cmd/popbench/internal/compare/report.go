@@ -26,12 +26,10 @@ type Row struct {
 	Unit   string        `json:"unit"`
 	By     string        `json:"by,omitempty"` // what it is measured by
 	Theirs float64       `json:"theirs,omitempty"`
-	// Ratio is how good ours is: above 1 is better than theirs, also where
-	// less is better.
-	Ratio float64 `json:"ratio,omitempty"`
-	Reach string  `json:"reach,omitempty"`
-	Met   *bool   `json:"met,omitempty"` // nil where nothing is to be reached
-	Note  string  `json:"note,omitempty"`
+	Ratio  float64       `json:"ratio,omitempty"` // of ours to theirs
+	Reach  string        `json:"reach,omitempty"`
+	Met    *bool         `json:"met,omitempty"` // nil where nothing is to be reached
+	Note   string        `json:"note,omitempty"`
 }
 
 func newReport() *Report {
@@ -52,16 +50,14 @@ func host() string {
 
 // atLeast adds a rate that is to be so many times theirs.
 func (r *Report) atLeast(row Row, times float64) {
-	row.Ratio = row.Ours / row.Theirs
 	row.Reach = fmt.Sprintf("≥ %.3g × %s", times, row.By)
-	r.add(row, row.Ratio >= times)
+	r.add(row, row.Ours >= times*row.Theirs)
 }
 
-// faster adds a time of which theirs is to be so many times as long.
-func (r *Report) faster(row Row, times float64) {
-	row.Ratio = row.Theirs / row.Ours
-	row.Reach = fmt.Sprintf("≥ %.3g × as fast as %s", times, row.By)
-	r.add(row, row.Ratio >= times)
+// atMostTimes adds a cost that is to be at most so many times theirs.
+func (r *Report) atMostTimes(row Row, times float64) {
+	row.Reach = fmt.Sprintf("≤ %.3g × %s", times, row.By)
+	r.add(row, row.Ours <= times*row.Theirs)
 }
 
 // atMost adds a figure that has a limit.
@@ -70,16 +66,16 @@ func (r *Report) atMost(row Row, limit float64) {
 	r.add(row, row.Ours <= limit)
 }
 
+func (r *Report) add(row Row, met bool) {
+	row.Met = &met
+	r.told(row)
+}
+
 // told adds a figure with nothing to reach.
 func (r *Report) told(row Row) {
 	if row.Theirs != 0 {
 		row.Ratio = row.Ours / row.Theirs
 	}
-	r.Rows = append(r.Rows, row)
-}
-
-func (r *Report) add(row Row, met bool) {
-	row.Met = &met
 	r.Rows = append(r.Rows, row)
 }
 

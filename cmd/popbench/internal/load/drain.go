@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -28,6 +29,9 @@ type Drain struct {
 // Run is one session that drains. Its phases are login, listing, messages, end.
 func (d Drain) Run(ctx context.Context, t Target, p Progress) (Result, error) {
 	r := Result{Scenario: d.name(), Sessions: 1}
+	if d.Delete && d.Pipeline > 1 {
+		return r, errors.New("either DELE after each RETR or several RETRs at once")
+	}
 	w := startWatch()
 	c, err := t.user(0).login(ctx)
 	if err != nil {
@@ -115,6 +119,9 @@ func (c *client) sendRetr(sent *int, last int) error {
 	for *sent < last {
 		*sent++
 		lines = append(lines, "RETR "+strconv.Itoa(*sent))
+	}
+	if len(lines) == 0 {
+		return nil // all are under way
 	}
 	return c.send(lines...)
 }

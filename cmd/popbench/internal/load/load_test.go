@@ -99,6 +99,9 @@ func (s *fakeServer) answer(command string, marked map[int]bool) string {
 		for n := range marked {
 			s.removed[n] = true
 		}
+	case "USER":
+	default:
+		return "-ERR what?\r\n"
 	}
 	return "+OK\r\n"
 }
@@ -253,6 +256,13 @@ func TestOtherScenarios(t *testing.T) {
 	}
 	if !strings.Contains(strings.Join(s.commands, " "), "USER user3") {
 		t.Errorf("commands %q: no user3, though the user is %q", s.commands, target.User)
+	}
+}
+
+func TestDeleteDoesNotGoWithPipelining(t *testing.T) {
+	s := &fakeServer{messages: mail()}
+	if r, err := (Drain{Delete: true, Pipeline: 2}).Run(t.Context(), s.start(t), nil); err == nil {
+		t.Errorf("%+v and no error", r)
 	}
 }
 

@@ -110,6 +110,10 @@ func (r *Relay) serve(ctx context.Context, client net.Conn) {
 		return
 	}
 	defer server.Close()
+	if r.bare {
+		r.join(ctx, client.(*net.TCPConn), server.(*net.TCPConn))
+		return
+	}
 	r.join(ctx, prompt(client), prompt(server))
 }
 
@@ -131,10 +135,10 @@ func (r *Relay) join(ctx context.Context, client, server conn) {
 			r.roundTrips.Add(1)
 		}
 	}}
-	down := &lane{relay: r, from: server, to: client, cut: cut, written: func(n int) {
-		r.down.Add(int64(n))
-		heard.Store(true)
-	}}
+	down := &lane{relay: r, from: server, to: client, cut: cut,
+		writing: func() { heard.Store(true) }, // before the client can answer
+		written: func(n int) { r.down.Add(int64(n)) },
+	}
 	var both sync.WaitGroup
 	both.Go(up.run)
 	both.Go(down.run)
@@ -148,7 +152,9 @@ type lane struct {
 	to    conn
 	cut   func() // ends both directions at once
 
-	read, written func(octets int) // either may be nil
+	// What is told of the octets that pass; each may be nil.
+	read, written func(octets int)
+	writing       func()
 }
 
 // run carries octets until they end. An orderly end is passed on as one; any
@@ -216,6 +222,9 @@ func (l *lane) deliver(q *queue) error {
 		}
 		parcels := q.take(time.Now())
 		for _, b := range parcels {
+			if l.writing != nil {
+				l.writing()
+			}
 			n, err := l.to.Write(b)
 			if l.written != nil {
 				l.written(n)

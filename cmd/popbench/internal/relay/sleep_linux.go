@@ -1,5 +1,3 @@
-//go:build linux
-
 package relay
 
 import (
@@ -9,14 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A sleeper waits until a time. time.Sleep can be a millisecond late, since
-// the runtime's poller counts whole ones; at 10 ms that is a tenth. A timerfd
-// is late by some 50 microseconds.
-type sleeper interface {
-	sleep(until time.Time)
-	close()
-}
-
+// newSleeper returns one that uses a timerfd, which is some 50 microseconds
+// late. time.Sleep can be a millisecond late, since the runtime's poller counts
+// whole ones, and at 10 ms that is a tenth.
 func newSleeper() sleeper {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"postern/cmd/popbench/internal/compare"
 )
 
+func platformCommands() []*cobra.Command { return []*cobra.Command{compareCommand()} }
+
 func compareCommand() *cobra.Command {
 	var (
 		o                  compare.Options
