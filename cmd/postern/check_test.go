@@ -3,9 +3,11 @@ package main
 import (
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"postern/cmd/internal/config"
+	"postern/upstream"
 	"postern/upstream/upstreamtest"
 	"postern/upstream/upstreamtest/jmapserver"
 )
@@ -85,7 +89,6 @@ func TestCheckConnects(t *testing.T) {
 		{"no TLS there", fmt.Sprintf("protocol: imap, address: %q", bare.address), 1, `does not speak TLS on this port`},
 		{"no STARTTLS there", fmt.Sprintf("protocol: imap, address: %q, tls: starttls", bare.address), 1, `offers no STARTTLS`},
 		{"nobody there", `protocol: imap, address: "127.0.0.1:1"`, 1, `could not be reached`},
-		{"no such host", `protocol: imap, address: "imap.invalid:993"`, 1, `could not be looked up`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, said := checkAgainst(t, c.upstream, "ann", password)
@@ -159,8 +162,26 @@ routes: [{user: "*", upstream: office}]
 	}
 }
 
-// A session that one upstream's trust began is not resumed under another's, and
-// resumption does not go past the pin.
+func TestAdvice(t *testing.T) {
+	imap := config.Upstream{Protocol: config.IMAP, TLS: config.TLSImplicit}
+	for _, c := range []struct {
+		err  error
+		says string
+	}{
+		{fmt.Errorf("connect: %w", &net.DNSError{Err: "no such host", IsNotFound: true}), "could not be looked up"},
+		{x509.CertificateInvalidError{Reason: x509.Expired}, "has expired"},
+		{fmt.Errorf("select: %w", upstream.ErrRejected), "permission"},
+		{fmt.Errorf("login: %w", upstream.ErrBusy), "enough logins"},
+		{fmt.Errorf("login: %w", upstream.ErrTooSoon), "enough logins"},
+		{upstream.ErrUnavailable, "could not be reached"},
+	} {
+		if got := advice(imap, c.err); !strings.Contains(got, c.says) {
+			t.Errorf("advice for %v: %q, want %q", c.err, got, c.says)
+		}
+	}
+}
+
+// Resumption of a session does not go past the pin.
 func TestPinHoldsWhenASessionIsResumed(t *testing.T) {
 	_, _, server, _ := testCertificate(t)
 	digest := sha256.Sum256(server.Certificates[0].Leaf.Raw)

@@ -43,6 +43,7 @@ type program struct {
 }
 
 // signals returns contexts that the first and the second SIGTERM or SIGINT end.
+// A third ends the process, whatever it is waiting for.
 func signals() (drain, cut context.Context) {
 	drain, first := context.WithCancel(context.Background())
 	cut, second := context.WithCancel(context.Background())
@@ -53,6 +54,7 @@ func signals() (drain, cut context.Context) {
 		first()
 		<-c
 		second()
+		signal.Stop(c)
 	}()
 	return drain, cut
 }
