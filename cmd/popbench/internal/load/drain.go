@@ -126,13 +126,15 @@ func (c *client) sendRetr(sent *int, last int) error {
 	return c.send(lines...)
 }
 
-// message reads the answer to a RETR and checks it against the size in LIST.
+// message reads the answer to a RETR and checks it against the size in LIST. It
+// may be a CRLF longer, which a message without a final line ending gets so that
+// the final dot can follow.
 func (c *client) message(number int, size int64) (body, error) {
 	if _, err := c.reply(fmt.Sprint("RETR ", number)); err != nil {
 		return body{}, err
 	}
 	b, err := c.body()
-	if err == nil && b.octets != size {
+	if err == nil && b.octets != size && b.octets != size+2 {
 		err = fmt.Errorf("%d octets, but LIST says %d", b.octets, size)
 	}
 	if err != nil {

@@ -259,6 +259,16 @@ func TestOtherScenarios(t *testing.T) {
 	}
 }
 
+func TestMessageWithoutFinalLineEnding(t *testing.T) {
+	s := &fakeServer{messages: []string{"Subject: cut\r\n\r\nend\r\n"}}
+	s.spoil = func(command, answer string) string {
+		return strings.Replace(answer, "1 21\r\n", "1 19\r\n", 1)
+	}
+	if r, err := (Drain{}).Run(t.Context(), s.start(t), nil); err != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 func TestDeleteDoesNotGoWithPipelining(t *testing.T) {
 	s := &fakeServer{messages: mail()}
 	if r, err := (Drain{Delete: true, Pipeline: 2}).Run(t.Context(), s.start(t), nil); err == nil {
