@@ -1,20 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/term"
 
 	"postern/cmd/internal/config"
 	"postern/upstream"
@@ -204,118 +199,5 @@ func advice(u config.Upstream, err error) string {
 		return "The server could not be reached, offers no STARTTLS, or broke off. STARTTLS is usual on port 143; with port 993 take tls: implicit. There may be a firewall in between, too."
 	default:
 		return "The server could not be reached, or broke off. Look at its address and port, and whether a firewall is in between."
-	}
-}
-
-// password reads the password from where it cannot be seen. A signal ends that,
-// and gives the terminal its echo back.
-func (p *program) password(l login) (upstream.Secret, error) {
-	type result struct {
-		upstream.Secret
-		error
-	}
-	read := make(chan result, 1)
-	restore := p.keepTerminal()
-	go func() {
-		s, err := p.readPassword(l)
-		read <- result{s, err}
-	}()
-	select {
-	case r := <-read:
-		return r.Secret, r.error
-	case <-p.drain.Done():
-		restore()
-		return upstream.Secret{}, errors.New("interrupted")
-	}
-}
-
-func (p *program) readPassword(l login) (upstream.Secret, error) {
-	switch l.passwordFile {
-	case "":
-		return p.askPassword(l.user)
-	case "-":
-		return firstLine(p.in)
-	}
-	f, err := os.Open(l.passwordFile)
-	if err != nil {
-		return upstream.Secret{}, err
-	}
-	defer f.Close()
-	return firstLine(f)
-}
-
-func (p *program) askPassword(user string) (upstream.Secret, error) {
-	terminal, ok := terminalOf(p.in)
-	if !ok {
-		return upstream.Secret{}, errors.New("there is no terminal to ask for the password: give --password-file")
-	}
-	fmt.Fprintf(p.err, "Password of %s: ", user)
-	text, err := term.ReadPassword(terminal)
-	fmt.Fprintln(p.err)
-	return upstream.NewSecret(string(text)), err
-}
-
-// keepTerminal returns what puts the terminal back into its present state.
-func (p *program) keepTerminal() (restore func()) {
-	terminal, ok := terminalOf(p.in)
-	if !ok {
-		return func() {}
-	}
-	state, err := term.GetState(terminal)
-	if err != nil {
-		return func() {}
-	}
-	return func() { term.Restore(terminal, state) }
-}
-
-// terminalOf returns the descriptor of a stream that is a terminal.
-func terminalOf(stream any) (descriptor int, ok bool) {
-	f, ok := stream.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return 0, false
-	}
-	return int(f.Fd()), true
-}
-
-// maxPassword is more than any password is long.
-const maxPassword = 16 << 10
-
-func firstLine(r io.Reader) (upstream.Secret, error) {
-	line, err := bufio.NewReader(io.LimitReader(r, maxPassword)).ReadString('\n')
-	line = strings.TrimRight(line, "\r\n")
-	if line == "" {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = errors.New("its first line is empty")
-		}
-		return upstream.Secret{}, fmt.Errorf("read the password: %w", err)
-	}
-	return upstream.NewSecret(line), nil
-}
-
-// progress shows on a terminal that something is under way, and for how long,
-// until the function that it returns is called. Elsewhere it shows nothing.
-func (p *program) progress(what string) (done func()) {
-	if _, ok := terminalOf(p.err); !ok {
-		return func() {}
-	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		began := time.Now()
-		ticks := time.NewTicker(time.Second / 4)
-		defer ticks.Stop()
-		for {
-			fmt.Fprintf(p.err, "\r  %s, %.0f s ", what, time.Since(began).Seconds())
-			select {
-			case <-ticks.C:
-			case <-stop:
-				fmt.Fprint(p.err, "\r\x1b[K")
-				return
-			}
-		}
-	}()
-	return func() {
-		close(stop)
-		<-stopped
 	}
 }
