@@ -1,0 +1,263 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"postern/proxy/state"
+)
+
+// An entry is what is known of one message that a UIDL was issued for.
+type entry struct {
+	uidl     string
+	name     string // the upstream's, at the last listing; empty if imported and never met
+	identity string // with its kind; empty if the upstream has none
+	size     int64
+	received int64  // Unix seconds; 0 if unknown
+	header   Header // if hashed
+	flags    flags
+	gone     int64 // the day it was found gone, since 1970; 0 while it is there
+
+	from *segment // that it was read from; nil if new
+}
+
+type flags byte
+
+const (
+	hashed    flags = 1 << iota // header is known
+	delivered                   // a client got the whole message
+	removing                    // Remove was asked for it
+	imported                    // from another server's map, and never met yet
+	uidlIsName
+	identityIsName // "objectid:" and the name
+)
+
+const (
+	// segmentSize is how many entries are read and written together.
+	segmentSize = 4096
+
+	// maxOctets bounds each string of an entry: far more than any name is.
+	maxOctets = 1024
+
+	// formatVersion is the first octet of a segment.
+	formatVersion = 1
+
+	objectID = "objectid:"
+)
+
+// A segment is a run of entries, as read.
+type segment struct {
+	reference
+	raw     []byte
+	entries []entry
+}
+
+// encode writes entries as a segment. Names and UIDLs share beginnings with
+// those before them, and dates are close, so that an entry takes about 12
+// octets, and as many again for the header.
+func encode(entries []*entry) []byte {
+	dst := binary.AppendUvarint([]byte{formatVersion}, uint64(len(entries)))
+	last := &entry{}
+	for _, e := range entries {
+		f := e.flags &^ (uidlIsName | identityIsName)
+		if e.uidl == e.name {
+			f |= uidlIsName
+		}
+		if e.identity != "" && e.identity == objectID+e.name {
+			f |= identityIsName
+		}
+		dst = append(dst, byte(f))
+		dst = appendShared(dst, last.name, e.name)
+		if f&uidlIsName == 0 {
+			dst = appendShared(dst, last.uidl, e.uidl)
+		}
+		if f&identityIsName == 0 {
+			dst = appendShared(dst, last.identity, e.identity)
+		}
+		dst = binary.AppendUvarint(dst, uint64(e.size))
+		dst = binary.AppendVarint(dst, e.received-last.received)
+		dst = binary.AppendVarint(dst, e.gone-last.gone)
+		if f&hashed != 0 {
+			dst = append(dst, e.header[:]...)
+		}
+		last = e
+	}
+	return dst
+}
+
+// appendShared writes s as what it shares with the string before it, and the rest.
+func appendShared(dst []byte, before, s string) []byte {
+	n := 0
+	for n < min(len(before), len(s)) && before[n] == s[n] {
+		n++
+	}
+	dst = binary.AppendUvarint(dst, uint64(n))
+	dst = binary.AppendUvarint(dst, uint64(len(s)-n))
+	return append(dst, s[n:]...)
+}
+
+// A decoder reads a segment. All strings of a segment share one arena.
+type decoder struct {
+	src   []byte
+	arena []byte
+	bad   bool
+}
+
+// A text is a string in the arena.
+type text struct{ from, to int }
+
+// decode reads what encode wrote, or tells that it is damaged.
+func decode(src []byte) ([]entry, error) {
+	if len(src) == 0 || src[0] != formatVersion {
+		return nil, fmt.Errorf("segment of an unknown format: %w", state.ErrDamaged)
+	}
+	d := &decoder{src: src[1:], arena: make([]byte, 0, 2*len(src))}
+	n := d.uint()
+	if n > uint64(len(d.src)) || n > 2*segmentSize {
+		return nil, fmt.Errorf("segment of %d entries: %w", n, state.ErrDamaged)
+	}
+	entries := make([]entry, n)
+	texts := make([][3]text, n)
+	var name, uidl, identity text
+	var last entry
+	for i := range entries {
+		e := &entries[i]
+		e.flags = flags(d.octet())
+		name = d.shared(name)
+		if e.flags&uidlIsName != 0 {
+			uidl = name
+		} else {
+			uidl = d.shared(uidl)
+		}
+		if e.flags&identityIsName != 0 {
+			start := len(d.arena)
+			d.arena = append(append(d.arena, objectID...), d.arena[name.from:name.to]...)
+			identity = text{start, len(d.arena)}
+		} else {
+			identity = d.shared(identity)
+		}
+		e.size = int64(d.uint())
+		e.received = last.received + d.int()
+		e.gone = last.gone + d.int()
+		if e.flags&hashed != 0 {
+			copy(e.header[:], d.take(len(e.header)))
+		}
+		e.flags &^= uidlIsName | identityIsName
+		texts[i] = [3]text{name, uidl, identity}
+		last = *e
+		if d.bad || e.size < 0 {
+			return nil, fmt.Errorf("segment breaks off at entry %d: %w", i, state.ErrDamaged)
+		}
+	}
+	if len(d.src) > 0 {
+		return nil, fmt.Errorf("segment goes on after its end: %w", state.ErrDamaged)
+	}
+	arena := string(d.arena)
+	for i, t := range texts {
+		e := &entries[i]
+		e.name, e.uidl, e.identity = arena[t[0].from:t[0].to], arena[t[1].from:t[1].to], arena[t[2].from:t[2].to]
+	}
+	return entries, nil
+}
+
+func (d *decoder) take(n int) []byte {
+	if n > len(d.src) {
+		d.bad, n = true, 0
+	}
+	part := d.src[:n]
+	d.src = d.src[n:]
+	return part
+}
+
+func (d *decoder) octet() byte {
+	if one := d.take(1); len(one) == 1 {
+		return one[0]
+	}
+	return 0
+}
+
+func (d *decoder) uint() uint64 {
+	v, n := binary.Uvarint(d.src)
+	if n <= 0 {
+		d.bad = true
+		return 0
+	}
+	d.src = d.src[n:]
+	return v
+}
+
+func (d *decoder) int() int64 {
+	v, n := binary.Varint(d.src)
+	if n <= 0 {
+		d.bad = true
+		return 0
+	}
+	d.src = d.src[n:]
+	return v
+}
+
+// shared reads a string that begins as the one before it.
+func (d *decoder) shared(before text) text {
+	keep, more := d.uint(), d.uint()
+	if keep > uint64(before.to-before.from) || more > maxOctets || keep+more > maxOctets {
+		d.bad = true
+		return before
+	}
+	if more == 0 && keep == uint64(before.to-before.from) {
+		return before
+	}
+	start := len(d.arena)
+	d.arena = append(d.arena, d.arena[before.from:before.from+int(keep)]...)
+	d.arena = append(d.arena, d.take(int(more))...)
+	return text{start, len(d.arena)}
+}
+
+// Retired UIDLs are kept as hashes: all that is asked of them is whether they
+// were ever issued. A chance match costs a new message its usual form of UIDL.
+type retired uint64
+
+func encodeRetired(hashes []retired) []byte {
+	dst := make([]byte, 0, 8*len(hashes))
+	for _, h := range hashes {
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(h))
+	}
+	return dst
+}
+
+func decodeRetired(src []byte) ([]retired, error) {
+	if len(src)%8 != 0 {
+		return nil, fmt.Errorf("retired UIDLs break off: %w", state.ErrDamaged)
+	}
+	hashes := make([]retired, 0, len(src)/8)
+	for part := range slices.Chunk(src, 8) {
+		hashes = append(hashes, retired(binary.LittleEndian.Uint64(part)))
+	}
+	return hashes, nil
+}
+
+// A table holds the UIDLs of a run of messages, in two allocations.
+type table struct {
+	text string
+	ends []uint32
+}
+
+func newTable(n int, uidl func(i int) string) *table {
+	var b strings.Builder
+	t := &table{ends: make([]uint32, 0, n)}
+	for i := range n {
+		b.WriteString(uidl(i))
+		t.ends = append(t.ends, uint32(b.Len()))
+	}
+	t.text = b.String()
+	return t
+}
+
+func (t *table) at(i int) string {
+	from := uint32(0)
+	if i > 0 {
+		from = t.ends[i-1]
+	}
+	return t.text[from:t.ends[i]]
+}

@@ -1,0 +1,114 @@
+package ledger
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+
+	"postern/upstream"
+)
+
+// A view is an adapter's listing with what it tells of its messages.
+type view struct {
+	upstream.Listing
+	id upstream.Identified // nil if it tells nothing
+}
+
+func newView(l upstream.Listing) view {
+	id, _ := l.(upstream.Identified)
+	return view{l, id}
+}
+
+// appendName: a listing that has no names has UIDLs, which are as lasting.
+func (v view) appendName(dst []byte, i int) []byte {
+	if v.id == nil {
+		return v.AppendUIDL(dst, i)
+	}
+	return v.id.AppendName(dst, i)
+}
+
+func (v view) name(i int) string    { return string(v.appendName(nil, i)) }
+func (v view) natural(i int) string { return string(v.AppendUIDL(nil, i)) }
+
+func (v view) identity(i int) string {
+	if v.id == nil {
+		return ""
+	}
+	return string(v.id.AppendIdentity(nil, i))
+}
+
+// received is in Unix seconds, 0 if the upstream did not say.
+func (v view) received(i int) int64 {
+	if v.id == nil {
+		return 0
+	}
+	if t := v.id.Received(i); !t.IsZero() {
+		return t.Unix()
+	}
+	return 0
+}
+
+// digest identifies what the listing says of n messages from i on: a segment
+// with this digest needs no further look.
+func (v view) digest(i, n int) []byte {
+	h := sha256.New()
+	var buffer, part []byte
+	for k := i; k < i+n; k++ {
+		part = v.appendName(part[:0], k)
+		buffer = append(binary.AppendUvarint(buffer, uint64(len(part))), part...)
+		part = v.AppendUIDL(part[:0], k)
+		buffer = append(binary.AppendUvarint(buffer, uint64(len(part))), part...)
+		buffer = binary.AppendUvarint(buffer, uint64(v.Size(k)))
+		buffer = binary.AppendVarint(buffer, v.received(k))
+		if len(buffer) > 4096 {
+			h.Write(buffer)
+			buffer = buffer[:0]
+		}
+	}
+	h.Write(buffer)
+	return h.Sum(nil)[:16]
+}
+
+// matches tells whether messages from i on are those of the segment, with
+// nothing new to be learned about them.
+func (v view) matches(r reference, i int) bool {
+	if i+r.Count > v.Len() || len(r.Digest) == 0 || r.Removing {
+		return false
+	}
+	if r.Count > 0 && v.id != nil {
+		if !r.Known && v.identity(i) != "" || !r.Dated && v.received(i) != 0 {
+			return false
+		}
+	}
+	return bytes.Equal(r.Digest, v.digest(i, r.Count))
+}
+
+// A listing shows UIDLs as the ledger has them.
+type listing struct {
+	upstream.Listing
+	pins []pin // in order; what lies outside of them shows its natural UIDL
+}
+
+// A pin is a run of messages from at on with UIDLs of their own.
+type pin struct {
+	at    int
+	uidls *table
+}
+
+// AppendUIDL implements upstream.Listing.
+func (l *listing) AppendUIDL(dst []byte, i int) []byte {
+	low, high := 0, len(l.pins)
+	for low < high { // the last pin that begins at or before i
+		if middle := (low + high) / 2; l.pins[middle].at <= i {
+			low = middle + 1
+		} else {
+			high = middle
+		}
+	}
+	if low > 0 {
+		if p := l.pins[low-1]; i-p.at < len(p.uidls.ends) {
+			return append(dst, p.uidls.at(i-p.at)...)
+		}
+	}
+	return l.Listing.AppendUIDL(dst, i)
+}
