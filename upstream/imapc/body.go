@@ -183,11 +183,20 @@ func (b *body) proceed(err error) error {
 // resume carries on after lost, on another connection, if UIDVALIDITY, UID,
 // size and what is left of the message are what they were.
 func (b *body) resume(lost error) error {
+	if ended := b.d.current().g.broken(); ended != nil {
+		lost = ended // the library keeps only its text
+	}
 	if b.running != nil {
 		b.running.close()
 		b.running = nil
 	}
 	b.resumes++
+	switch {
+	case errors.Is(lost, errSilent):
+		b.resumes = max(b.resumes, maxResumes) // it has cost the client time enough
+	case errors.Is(lost, errSlow):
+		b.resumes = maxResumes + 1 // it would be no faster
+	}
 	if b.ctx.Err() != nil || b.d.life.Err() != nil || b.offset <= b.last || b.resumes > maxResumes {
 		return b.d.current().lost(fmt.Sprintf("fetch UID %d at octet %d", b.uid(), b.offset), lost)
 	}

@@ -94,7 +94,7 @@ func (d *maildrop) connection(ctx context.Context) (*conn, error) {
 	c, err := d.u.open(ctx, d.account)
 	if errors.Is(err, upstream.ErrAuth) {
 		// They were right when the session began: not the client's mistake.
-		err = fmt.Errorf("%w: %w", bounded(err), upstream.ErrUnavailable)
+		err = fmt.Errorf("%s: %w", printable([]byte(err.Error())), upstream.ErrUnavailable)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reconnect: %w", err)

@@ -1,6 +1,7 @@
 package imapc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,8 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 			r.todo = append(r.todo, entry{d.listing.uid(i), d.listing.Size(i)})
 		}
 	}
-	slices.SortFunc(r.todo, func(a, b entry) int { return int(int64(a.uid) - int64(b.uid)) })
+	slices.SortFunc(r.todo, func(a, b entry) int { return cmp.Compare(a.uid, b.uid) })
+	r.todo = slices.Compact(r.todo)
 	// From here to the end of run the removal is under way: what is to outlive
 	// a crash of this program is written down before, and crossed out after.
 	r.run(ctx)
@@ -79,9 +81,9 @@ func (r *removal) run(ctx context.Context) {
 			continue
 		case errors.Is(err, upstream.ErrChanged) && r.gone > 0:
 			// ErrChanged would say that nothing was removed.
-			r.fail(fmt.Errorf("%w: %w", bounded(err), upstream.ErrUnavailable))
+			r.fail(fmt.Errorf("%s: %w", printable([]byte(err.Error())), upstream.ErrUnavailable))
 			return
-		case errors.Is(err, upstream.ErrChanged), errors.Is(err, upstream.ErrRejected), try == removeTries:
+		case errors.Is(err, upstream.ErrChanged), errors.Is(err, upstream.ErrRejected), errors.Is(err, errTooLong), try == removeTries:
 			r.fail(err)
 			return
 		}

@@ -1,0 +1,406 @@
+package imapc
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"postern/upstream"
+	"postern/upstream/upstreamtest"
+)
+
+// A fake is an IMAP server with one mailbox that gets wrong what it is told to.
+// It runs in the test's bubble, where time passes only while everybody waits,
+// and no goroutine may be left behind.
+type fake struct {
+	t       *testing.T
+	options Options
+	opened  []upstream.Maildrop
+
+	// fault, where set, is asked first for every command; true says that it
+	// has answered.
+	fault func(c *fakeConn, command string) bool
+	// greet, where set, speaks instead of the greeting; false ends the connection.
+	greet func(c *fakeConn) bool
+
+	caps        string
+	code        string // response code in the tagged OK to LOGIN
+	uidValidity string // "0" and "" are possible
+	readOnly    bool
+
+	mu          sync.Mutex
+	messages    []fakeMessage
+	connections int
+	commands    []string // of all connections, without their tags
+	flagged     []uint32 // by UID STORE
+	expunged    []uint32 // by UID EXPUNGE
+	serving     sync.WaitGroup
+}
+
+type fakeMessage struct {
+	uid     uint32
+	raw     string
+	size    int // stated; 0: the true one
+	deleted bool
+}
+
+// A fakeConn is one connection to a fake.
+type fakeConn struct {
+	net.Conn
+	f   *fake
+	r   *bufio.Reader
+	n   int    // counting from 1
+	tag string // of the command that is being answered
+}
+
+const password = "s3cret-Passw0rd"
+
+// bubble runs a test with a fake that holds four messages, and afterwards
+// looks at everything that was sent to it.
+func bubble(t *testing.T, test func(t *testing.T, f *fake)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{t: t, caps: "IMAP4rev1 UIDPLUS CONDSTORE", uidValidity: "77"}
+		f.options = Options{Address: "imap.example.org:143", TLS: TLSOff, Dial: f.dial}
+		for i, uid := range []uint32{3, 5, 6, 9} {
+			f.messages = append(f.messages, fakeMessage{uid: uid, raw: upstreamtest.Letter(i, 900)})
+		}
+		test(t, f)
+		synctest.Wait()
+		for _, d := range f.opened {
+			d.Close()
+		}
+		f.serving.Wait()
+		f.checkWire()
+	})
+}
+
+func (f *fake) dial(context.Context, string, string) (net.Conn, error) {
+	client, server := net.Pipe()
+	f.mu.Lock()
+	f.connections++
+	c := &fakeConn{Conn: server, f: f, r: bufio.NewReader(server), n: f.connections}
+	f.mu.Unlock()
+	f.serving.Go(func() { c.serve() })
+	return client, nil
+}
+
+func (f *fake) upstream() *Upstream { return New(f.options) }
+
+func (f *fake) account() upstream.Account {
+	return upstream.Account{User: "bob@example.org", Password: upstream.NewSecret(password)}
+}
+
+// open logs in; the maildrop is closed when the test is over.
+func (f *fake) open() *maildrop {
+	f.t.Helper()
+	d, err := f.upstream().Open(f.t.Context(), f.account())
+	if err != nil {
+		f.t.Fatalf("open: %v", err)
+	}
+	f.opened = append(f.opened, d)
+	synctest.Wait() // for the CAPABILITY that the library sends when it likes
+	return d.(*maildrop)
+}
+
+func (f *fake) list() *maildrop {
+	f.t.Helper()
+	d := f.open()
+	if _, err := d.List(f.t.Context()); err != nil {
+		f.t.Fatalf("list: %v", err)
+	}
+	return d
+}
+
+// The commands that may be sent. A number that is not a UID is in none of them.
+var allowed = []*regexp.Regexp{
+	regexp.MustCompile(`^(CAPABILITY|LOGOUT|STARTTLS)$`),
+	regexp.MustCompile(`^(LOGIN|AUTHENTICATE|ID) `),
+	regexp.MustCompile(`^SELECT "[^"]*"$`),
+	regexp.MustCompile(`^UID FETCH 1:\* \(UID RFC822\.SIZE\)$`),
+	regexp.MustCompile(`^UID FETCH [0-9:,]+ \(UID RFC822\.SIZE\)$`),
+	regexp.MustCompile(`^UID FETCH [0-9]+ \(UID BODY\.PEEK\[(HEADER)?\](<[0-9]+\.[0-9]+>)?\)$`),
+	regexp.MustCompile(`^UID STORE [0-9:,]+ \+FLAGS\.SILENT \(\\Deleted\)$`),
+	regexp.MustCompile(`^UID EXPUNGE [0-9:,]+$`),
+	regexp.MustCompile(`^UID SEARCH UID [0-9:,]+$`),
+}
+
+// checkWire holds every command that was sent against the promise of removal.
+func (f *fake) checkWire() {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	stored := ""
+	for _, c := range f.commands {
+		if !slices.ContainsFunc(allowed, func(r *regexp.Regexp) bool { return r.MatchString(c) }) {
+			f.t.Errorf("sent %q, which no test allows", c)
+		}
+		if len(c) > 4200 {
+			f.t.Errorf("a command of %d octets was sent", len(c))
+		}
+		if set, ok := strings.CutPrefix(c, "UID STORE "); ok {
+			stored, _, _ = strings.Cut(set, " ")
+		}
+		if set, ok := strings.CutPrefix(c, "UID EXPUNGE "); ok && set != stored {
+			f.t.Errorf("UID EXPUNGE %s after UID STORE %s", set, stored)
+		}
+	}
+}
+
+// sent returns the commands that begin with prefix.
+func (f *fake) sent(prefix string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var some []string
+	for _, c := range f.commands {
+		if strings.HasPrefix(c, prefix) {
+			some = append(some, c)
+		}
+	}
+	return some
+}
+
+func (f *fake) uids() []uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := []uint32{}
+	for _, m := range f.messages {
+		all = append(all, m.uid)
+	}
+	return all
+}
+
+func (f *fake) take(uid uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.messages = slices.DeleteFunc(f.messages, func(m fakeMessage) bool { return m.uid == uid })
+}
+
+func (f *fake) change(uid uint32, change func(m *fakeMessage)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.messages {
+		if f.messages[i].uid == uid {
+			change(&f.messages[i])
+		}
+	}
+}
+
+func (c *fakeConn) serve() {
+	defer c.Close()
+	if c.f.greet != nil {
+		if !c.f.greet(c) {
+			return
+		}
+	} else {
+		c.say("* OK ready")
+	}
+	for {
+		line, err := c.line()
+		if err != nil {
+			return
+		}
+		tag, command, _ := strings.Cut(line, " ")
+		c.tag = tag
+		c.f.mu.Lock()
+		c.f.commands = append(c.f.commands, command)
+		fault := c.f.fault
+		c.f.mu.Unlock()
+		if fault != nil && fault(c, command) {
+			continue
+		}
+		if c.do(command); command == "LOGOUT" {
+			return
+		}
+	}
+}
+
+// line reads one line. It waits for ever: the bubble would notice.
+func (c *fakeConn) line() (string, error) {
+	line, err := c.r.ReadString('\n')
+	return strings.TrimRight(line, "\r\n"), err
+}
+
+func (c *fakeConn) say(format string, args ...any) { c.begin(format+"\r\n", args...) }
+
+// begin says the beginning of an answer, and no end of line after it.
+func (c *fakeConn) begin(format string, args ...any) {
+	io.WriteString(c, fmt.Sprintf(format, args...))
+}
+
+func (c *fakeConn) ok(text string) { c.say("%s OK %s", c.tag, text) }
+
+// do answers as a server should.
+func (c *fakeConn) do(command string) {
+	f := c.f
+	word, args, _ := strings.Cut(command, " ")
+	if word == "UID" {
+		sub, rest, _ := strings.Cut(args, " ")
+		word, args = "UID "+sub, rest
+	}
+	switch word {
+	case "CAPABILITY":
+		c.say("* CAPABILITY %s", f.caps)
+		c.ok("done")
+	case "LOGIN":
+		c.ok(f.code + "logged in")
+	case "ID":
+		c.say(`* ID ("name" "fake" "vendor" NIL)`)
+		c.ok("done")
+	case "SELECT":
+		c.selected()
+	case "UID FETCH":
+		c.fetch(args)
+	case "UID STORE":
+		named := setOf(args)
+		f.mu.Lock()
+		for i := range f.messages {
+			if m := &f.messages[i]; named.has(m.uid) {
+				m.deleted = true
+				f.flagged = append(f.flagged, m.uid)
+			}
+		}
+		f.mu.Unlock()
+		c.ok("done")
+	case "UID EXPUNGE":
+		named := setOf(args)
+		f.mu.Lock()
+		var kept []fakeMessage
+		for _, m := range f.messages {
+			if m.deleted && named.has(m.uid) {
+				f.expunged = append(f.expunged, m.uid)
+			} else {
+				kept = append(kept, m)
+			}
+		}
+		f.messages = kept
+		f.mu.Unlock()
+		c.ok("done")
+	case "UID SEARCH":
+		answer := "* SEARCH"
+		named := setOf(args)
+		for _, uid := range f.uids() {
+			if named.has(uid) {
+				answer += fmt.Sprint(" ", uid)
+			}
+		}
+		c.say("%s", answer)
+		c.ok("done")
+	case "LOGOUT":
+		c.say("* BYE bye")
+		c.ok("done")
+	default:
+		c.say("%s BAD what?", c.tag)
+	}
+}
+
+func (c *fakeConn) selected() {
+	f := c.f
+	c.say("* %d EXISTS", len(f.uids()))
+	c.say(`* FLAGS (\Deleted \Seen)`)
+	if f.uidValidity != "" {
+		c.say("* OK [UIDVALIDITY %s] valid", f.uidValidity)
+	}
+	if f.readOnly {
+		c.ok("[READ-ONLY] selected")
+	} else {
+		c.ok("[READ-WRITE] selected")
+	}
+}
+
+// A set is what a command names.
+type set []uidRange
+
+// setOf reads the set at the beginning of args.
+func setOf(args string) set {
+	text, _, _ := strings.Cut(strings.TrimPrefix(args, "UID "), " ")
+	ranges, err := parseRanges([]byte(strings.ReplaceAll(text, "*", "4294967295")))
+	if err != nil {
+		panic(err)
+	}
+	return ranges
+}
+
+func (s set) has(uid uint32) bool {
+	return slices.ContainsFunc(s, func(r uidRange) bool { return r.first <= uid && uid <= r.last })
+}
+
+var bodyItem = regexp.MustCompile(`BODY\.PEEK\[(HEADER)?\](<([0-9]+)\.([0-9]+)>)?`)
+
+func (c *fakeConn) fetch(args string) {
+	c.f.mu.Lock()
+	messages := slices.Clone(c.f.messages)
+	c.f.mu.Unlock()
+	named := setOf(args)
+	for i, m := range messages {
+		if !named.has(m.uid) {
+			continue
+		}
+		if name, data, ok := m.section(args); ok {
+			c.say("* %d FETCH (UID %d %s {%d}\r\n%s)", i+1, m.uid, name, len(data), data)
+		} else {
+			c.say("* %d FETCH (UID %d RFC822.SIZE %d)", i+1, m.uid, m.stated())
+		}
+	}
+	c.ok("done")
+}
+
+func (m fakeMessage) stated() int {
+	if m.size != 0 {
+		return m.size
+	}
+	return len(m.raw)
+}
+
+// section returns the name and the octets of the section that a FETCH asks for.
+func (m fakeMessage) section(args string) (name, data string, ok bool) {
+	match := bodyItem.FindStringSubmatch(args)
+	if match == nil {
+		return "", "", false
+	}
+	name, data = "BODY["+match[1]+"]", m.raw
+	if match[1] == "HEADER" {
+		header, _, _ := strings.Cut(m.raw, "\r\n\r\n")
+		data = strings.TrimSuffix(header, "\r\n") + "\r\n\r\n"
+	}
+	if match[2] != "" {
+		first, _ := strconv.Atoi(match[3])
+		count, _ := strconv.Atoi(match[4])
+		first = min(first, len(data))
+		data = data[first:min(first+count, len(data))]
+		name += "<" + match[3] + ">"
+	}
+	return name, data, true
+}
+
+// read returns all of a message and how it ended.
+func read(r io.ReadCloser) (string, error) {
+	defer r.Close()
+	var text bytes.Buffer
+	_, err := text.ReadFrom(r)
+	return text.String(), err
+}
+
+// fetchAll fetches message i of d to its end.
+func fetchAll(t *testing.T, d *maildrop, i int) (string, error) {
+	t.Helper()
+	r, err := d.Fetch(t.Context(), i)
+	if err != nil {
+		return "", err
+	}
+	return read(r)
+}
+
+// passed is the time since began, to the second.
+func passed(began time.Time) time.Duration { return time.Since(began).Round(time.Second) }
