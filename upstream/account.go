@@ -10,6 +10,7 @@ import (
 type Account struct {
 	User     string // login name, as the upstream knows it
 	Password Secret
+	Session  string // of the client that it is opened for, for log and journal
 }
 
 // A Secret is a password or a token. Whatever prints, logs or marshals it

@@ -57,6 +57,10 @@ type Maildrop interface {
 	// any more; nothing was removed then.
 	Remove(ctx context.Context, messages []int) (removed int, err error)
 
+	// MarkSeen notes upstream that messages were read, if the account's policy
+	// wants that noted; else it does nothing. QUIT calls it, after Remove.
+	MarkSeen(ctx context.Context, messages []int) error
+
 	// Close releases the upstream connection at once, also in the middle of a
 	// Fetch. It removes nothing.
 	Close() error

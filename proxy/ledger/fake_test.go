@@ -108,6 +108,8 @@ func (d *mailboxDrop) Remove(_ context.Context, messages []int) (int, error) {
 	return len(messages), nil
 }
 
+func (d *mailboxDrop) MarkSeen(context.Context, []int) error { return nil }
+
 func (d *mailboxDrop) Close() error { d.closed = true; return nil }
 
 type mailboxListing struct {

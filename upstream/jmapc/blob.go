@@ -2,7 +2,6 @@ package jmapc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -186,7 +185,7 @@ func (b *blob) resume(err error) error {
 		return broken
 	}
 	if again := b.reopen(); again != nil {
-		return errors.Join(broken, again)
+		return fmt.Errorf("%w; then: %v", broken, again)
 	}
 	return nil
 }

@@ -28,6 +28,7 @@ type Memory struct {
 	messages []letter // oldest first
 	last     int      // highest name given
 	faults   Faults
+	seen     map[int]bool // by name
 	opened   int
 	closed   int
 }
@@ -51,7 +52,7 @@ type Faults struct {
 	Remove      error
 	RemoveFirst int
 	// Wait, where set, is called at the start of every call with its name
-	// (open, list, fetch, read, top, remove), and may block until ctx ends.
+	// (open, list, fetch, read, top, remove, seen), and may block until ctx ends.
 	Wait func(ctx context.Context, call string)
 }
 
@@ -105,6 +106,20 @@ func (m *Memory) Messages(testing.TB) []string {
 	var all []string
 	for _, l := range m.messages {
 		all = append(all, l.raw)
+	}
+	return all
+}
+
+// Seen returns the messages that were marked as read and are still there,
+// oldest first.
+func (m *Memory) Seen() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []string
+	for _, l := range m.messages {
+		if m.seen[l.name] {
+			all = append(all, l.raw)
+		}
 	}
 	return all
 }
@@ -245,6 +260,22 @@ func (d *memoryMaildrop) Remove(ctx context.Context, messages []int) (int, error
 		}
 	}
 	return len(messages), nil
+}
+
+// MarkSeen sets the flags that Seen tells of.
+func (d *memoryMaildrop) MarkSeen(ctx context.Context, messages []int) error {
+	if _, err := d.memory.enter(ctx, "seen"); err != nil {
+		return err
+	}
+	d.memory.mu.Lock()
+	defer d.memory.mu.Unlock()
+	for _, i := range messages {
+		if d.memory.seen == nil {
+			d.memory.seen = make(map[int]bool)
+		}
+		d.memory.seen[d.listing[i].name] = true
+	}
+	return nil
 }
 
 func (d *memoryMaildrop) Close() error {
