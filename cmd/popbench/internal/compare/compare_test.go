@@ -103,7 +103,7 @@ func TestShortComparison(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &log)
 	}
-	if len(report.Rows) != 4 {
+	if len(report.Rows) != 4 { // drain beside native, imapc and bare IMAP; delete
 		t.Errorf("%d rows, want 4: %+v", len(report.Rows), report.Rows)
 	}
 }

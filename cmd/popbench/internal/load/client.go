@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"net"
 	"strconv"
 	"strings"
@@ -191,61 +190,6 @@ func unexpected(err error) error {
 		return fmt.Errorf("the server sends nothing: %w", err)
 	}
 	return fmt.Errorf("connection ended too soon: %w", err)
-}
-
-// A body is what came of a message.
-type body struct {
-	octets int64 // dot-stuffing undone, the final dot left out
-	sum    uint32
-	first  time.Time // when its first octet was here
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// body reads the lines of a multi-line reply up to the final dot. RFC 1939
-// section 3.
-func (c *client) body() (b body, err error) {
-	atStart, last := true, byte('\n')
-	for {
-		line, err := c.r.ReadSlice('\n')
-		if err != nil && err != bufio.ErrBufferFull {
-			return b, fmt.Errorf("after %d octets of a message, without the final dot: %w", b.octets, unexpected(err))
-		}
-		if b.first.IsZero() {
-			b.first = time.Now()
-		}
-		if atStart && line[0] == '.' {
-			if string(line) == ".\r\n" {
-				return b, nil
-			}
-			line = line[1:]
-		}
-		if err := endsInCRLF(line, last); err != nil {
-			return b, err
-		}
-		if len(line) > 0 {
-			last = line[len(line)-1]
-		}
-		atStart = last == '\n'
-		b.octets += int64(len(line))
-		b.sum = crc32.Update(b.sum, castagnoli, line)
-	}
-}
-
-// endsInCRLF checks the end of a line, or of a part of one; before is the
-// octet before it.
-func endsInCRLF(line []byte, before byte) error {
-	n := len(line)
-	if n == 0 || line[n-1] != '\n' {
-		return nil
-	}
-	if n > 1 {
-		before = line[n-2]
-	}
-	if before != '\r' {
-		return fmt.Errorf("line of a message ends in LF alone: %.60q", line)
-	}
-	return nil
 }
 
 // stat returns the drop listing. RFC 1939 section 5.

@@ -2,14 +2,17 @@ package load
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -311,4 +314,64 @@ func TestCPUOfThisProcess(t *testing.T) {
 		}
 	}
 	t.Errorf("a minute of work costs no processor time; before: %v", before)
+}
+
+// BenchmarkBody is what the client itself costs: mail that is in memory.
+func BenchmarkBody(b *testing.B) {
+	wire := []byte(stuff(strings.Repeat(strings.Repeat("x", 74)+"\r\n", 600)) + ".\r\n")
+	source := bytes.NewReader(wire)
+	c := &client{r: bufio.NewReaderSize(source, readOctets)}
+	b.SetBytes(int64(len(wire)))
+	b.ReportAllocs()
+	for b.Loop() {
+		source.Reset(wire)
+		c.r.Reset(source)
+		if _, err := c.body(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func TestBodyArrivesInAnyPieces(t *testing.T) {
+	wire := stuff(strings.Join(mail(), "")) + ".\r\n"
+	want := int64(len(strings.Join(mail(), "")))
+	for name, source := range map[string]io.Reader{
+		"whole": strings.NewReader(wire), "octets": iotest.OneByteReader(strings.NewReader(wire)),
+		"halves": iotest.HalfReader(strings.NewReader(wire)), "with its end": iotest.DataErrReader(strings.NewReader(wire)),
+	} {
+		c := &client{r: bufio.NewReaderSize(source, readOctets)}
+		if b, err := c.body(); b.octets != want || err != nil {
+			t.Errorf("%s: %d octets, %v; want %d", name, b.octets, err, want)
+		}
+	}
+}
+
+func FuzzBody(f *testing.F) {
+	for _, m := range mail() {
+		f.Add(stuff(m) + ".\r\n+OK next\r\n")
+	}
+	f.Add(".\r\r\n.\r\n")
+	f.Add("a\n.\r\n")
+	f.Fuzz(func(t *testing.T, wire string) {
+		whole := &client{r: bufio.NewReaderSize(strings.NewReader(wire), 64)}
+		pieces := &client{r: bufio.NewReaderSize(iotest.OneByteReader(strings.NewReader(wire)), 64)}
+		a, errA := whole.body()
+		b, errB := pieces.body()
+		if (errA == nil) != (errB == nil) {
+			t.Fatalf("whole: %v, in pieces: %v", errA, errB)
+		}
+		if errA != nil {
+			return
+		}
+		if a.octets != b.octets || a.sum != b.sum {
+			t.Errorf("whole: %d octets, in pieces %d", a.octets, b.octets)
+		}
+		text, rest, _ := strings.Cut("\r\n"+wire, "\r\n.\r\n")
+		if want := len(strings.ReplaceAll(text+"\r\n", "\r\n.", "\r\n")) - 2; a.octets != int64(want) {
+			t.Errorf("%d octets of %q, want %d", a.octets, wire, want)
+		}
+		if left, _ := io.ReadAll(whole.r); string(left) != rest {
+			t.Errorf("%q left for the next reply, want %q", left, rest)
+		}
+	})
 }
