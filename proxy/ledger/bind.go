@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/proxy/state"
 	"postern/upstream"
 )
 
@@ -39,8 +40,9 @@ type binding struct {
 
 // A run is a segment whose messages are listed from at on as they were.
 type run struct {
-	*segment
-	at int
+	reference
+	at    int
+	uidls *table // nil if they are natural
 }
 
 // fewMessages can be gone together by chance.
@@ -67,6 +69,11 @@ func (b *binding) bind() error {
 	if err := b.among(&b.left); err != nil {
 		return err
 	}
+	if b.renamed {
+		if err := b.among(&b.removed); err != nil {
+			return err
+		}
+	}
 	if err := b.loadGone(); err != nil {
 		return err
 	}
@@ -82,7 +89,7 @@ func (b *binding) bind() error {
 // listOpen notes the messages that walk did not bind.
 func (b *binding) listOpen() {
 	i := 0
-	for _, r := range append(b.kept[:len(b.kept):len(b.kept)], run{&segment{}, b.view.Len()}) {
+	for _, r := range append(b.kept[:len(b.kept):len(b.kept)], run{at: b.view.Len()}) {
 		for ; i < r.at; i++ {
 			if b.bound[i] == nil {
 				b.open = append(b.open, i)
@@ -98,15 +105,11 @@ func (b *binding) walk() error {
 	at := 0
 	for _, r := range b.book.Live {
 		if b.sameNames && !b.book.Imported && b.view.matches(r, at) {
-			s := &segment{reference: r}
-			if !r.Natural {
-				read, err := b.book.read(b.ctx, []reference{r})
-				if err != nil {
-					return err
-				}
-				s = read[0]
+			uidls, err := b.pinned(r)
+			if err != nil {
+				return err
 			}
-			b.kept = append(b.kept, run{s, at})
+			b.kept = append(b.kept, run{r, at, uidls})
 			b.byName += r.Count
 			at += r.Count
 			continue
@@ -134,6 +137,22 @@ func (b *binding) walk() error {
 	}
 	b.all = len(b.loaded) == 0 && at == b.view.Len()
 	return nil
+}
+
+// pinned reads the UIDLs of a kept segment, if they are not natural.
+func (b *binding) pinned(r reference) (*table, error) {
+	if r.Natural {
+		return nil, nil
+	}
+	blobs, err := b.book.blobs(b.ctx, []reference{r})
+	if err != nil {
+		return nil, err
+	}
+	t, err := decodeUIDLs(blobs[0])
+	if err != nil || len(t.ends) != r.Count {
+		return nil, fmt.Errorf("%w: segment of %d entries, not %d: %w", errStore, len(t.ends), r.Count, errors.Join(err, state.ErrDamaged))
+	}
+	return t, nil
 }
 
 // mustBind makes room for what is bound, which an unchanged mailbox does not need.
@@ -466,8 +485,9 @@ func (b *binding) rebound() int {
 	return n
 }
 
-// setRemovedAside: an entry whose message postern removed is bound to nothing.
-// If an equal message turns up, a person put it there, for the client to see.
+// setRemovedAside: an entry whose message was to be removed is bound to nothing,
+// unless the mailbox moved. An equal message that turns up was put there by a
+// person, for the client to see.
 func (b *binding) setRemovedAside() {
 	for _, e := range b.left {
 		if e.flags&removing != 0 {

@@ -73,11 +73,11 @@ func (b *binding) everIssued(full func([]byte), hash func(retired)) error {
 	var scratch []byte
 	for _, r := range b.kept {
 		for i := range r.Count {
-			if r.Natural {
-				scratch = b.view.AppendUIDL(scratch[:0], r.at+i)
-			} else {
-				scratch = append(scratch[:0], r.entries[i].uidl...)
+			if r.uidls != nil {
+				full(r.uidls.at(i))
+				continue
 			}
+			scratch = b.view.AppendUIDL(scratch[:0], r.at+i)
 			full(scratch)
 		}
 	}

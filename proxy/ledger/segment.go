@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"strings"
 
 	"postern/proxy/state"
 )
@@ -98,68 +97,87 @@ func appendShared(dst []byte, before, s string) []byte {
 	return append(dst, s[n:]...)
 }
 
-// A decoder reads a segment. All strings of a segment share one arena.
-type decoder struct {
-	src   []byte
-	arena []byte
-	bad   bool
-}
-
-// A text is a string in the arena.
-type text struct{ from, to int }
-
 // decode reads what encode wrote, or tells that it is damaged.
 func decode(src []byte) ([]entry, error) {
-	if len(src) == 0 || src[0] != formatVersion {
-		return nil, fmt.Errorf("segment of an unknown format: %w", state.ErrDamaged)
+	var entries []entry
+	var ends []int // of each entry's name, UIDL and identity in the arena
+	arena := make([]byte, 0, 2*len(src))
+	err := scan(src, func(e *entry, name, uidl, identity []byte) {
+		entries = append(entries, *e)
+		for _, s := range [][]byte{name, uidl, identity} {
+			arena = append(arena, s...)
+			ends = append(ends, len(arena))
+		}
+	})
+	if err != nil {
+		return nil, err
 	}
-	d := &decoder{src: src[1:], arena: make([]byte, 0, 2*len(src))}
-	n := d.uint()
-	if n > uint64(len(d.src)) || n > 2*segmentSize {
-		return nil, fmt.Errorf("segment of %d entries: %w", n, state.ErrDamaged)
-	}
-	entries := make([]entry, n)
-	texts := make([][3]text, n)
-	var name, uidl, identity text
-	var last entry
+	text, from := string(arena), 0
 	for i := range entries {
 		e := &entries[i]
-		e.flags = flags(d.octet())
-		name = d.shared(name)
-		if e.flags&uidlIsName != 0 {
-			uidl = name
-		} else {
-			uidl = d.shared(uidl)
+		for k, s := range []*string{&e.name, &e.uidl, &e.identity} {
+			end := ends[3*i+k]
+			*s, from = text[from:end], end
 		}
-		if e.flags&identityIsName != 0 {
-			start := len(d.arena)
-			d.arena = append(append(d.arena, objectID...), d.arena[name.from:name.to]...)
-			identity = text{start, len(d.arena)}
-		} else {
-			identity = d.shared(identity)
-		}
-		e.size = int64(d.uint())
-		e.received = last.received + d.int()
-		e.gone = last.gone + d.int()
-		if e.flags&hashed != 0 {
-			copy(e.header[:], d.take(len(e.header)))
-		}
-		e.flags &^= uidlIsName | identityIsName
-		texts[i] = [3]text{name, uidl, identity}
-		last = *e
-		if d.bad || e.size < 0 {
-			return nil, fmt.Errorf("segment breaks off at entry %d: %w", i, state.ErrDamaged)
-		}
-	}
-	if len(d.src) > 0 {
-		return nil, fmt.Errorf("segment goes on after its end: %w", state.ErrDamaged)
-	}
-	arena := string(d.arena)
-	for i, t := range texts {
-		e := &entries[i]
-		e.name, e.uidl, e.identity = arena[t[0].from:t[0].to], arena[t[1].from:t[1].to], arena[t[2].from:t[2].to]
 	}
 	return entries, nil
+}
+
+// decodeUIDLs reads the UIDLs alone.
+func decodeUIDLs(src []byte) (*table, error) {
+	t := &table{}
+	err := scan(src, func(_ *entry, _, uidl, _ []byte) { t.add(uidl) })
+	return t, err
+}
+
+// scan goes through a segment. What it hands over is good until the next entry.
+func scan(src []byte, do func(e *entry, name, uidl, identity []byte)) error {
+	if len(src) == 0 || src[0] != formatVersion {
+		return fmt.Errorf("segment of an unknown format: %w", state.ErrDamaged)
+	}
+	d := &decoder{src: src[1:]}
+	n := d.uint()
+	if n > uint64(len(d.src)) || n > 2*segmentSize {
+		return fmt.Errorf("segment of %d entries: %w", n, state.ErrDamaged)
+	}
+	var e entry
+	var name, uidl, identity []byte
+	for i := range n {
+		f := flags(d.octet())
+		name = d.shared(name)
+		if f&uidlIsName == 0 {
+			uidl = d.shared(uidl)
+		} else {
+			uidl = append(uidl[:0], name...)
+		}
+		if f&identityIsName == 0 {
+			identity = d.shared(identity)
+		} else {
+			identity = append(append(identity[:0], objectID...), name...)
+		}
+		e.size = int64(d.uint())
+		e.received += d.int()
+		e.gone += d.int()
+		e.header = Header{}
+		if f&hashed != 0 {
+			copy(e.header[:], d.take(len(e.header)))
+		}
+		e.flags = f &^ (uidlIsName | identityIsName)
+		if d.bad || e.size < 0 {
+			return fmt.Errorf("segment breaks off at entry %d: %w", i, state.ErrDamaged)
+		}
+		do(&e, name, uidl, identity)
+	}
+	if len(d.src) > 0 {
+		return fmt.Errorf("segment goes on after its end: %w", state.ErrDamaged)
+	}
+	return nil
+}
+
+// A decoder reads the parts of a segment. Once bad, what it returns is nothing.
+type decoder struct {
+	src []byte
+	bad bool
 }
 
 func (d *decoder) take(n int) []byte {
@@ -198,20 +216,14 @@ func (d *decoder) int() int64 {
 	return v
 }
 
-// shared reads a string that begins as the one before it.
-func (d *decoder) shared(before text) text {
+// shared turns the string before it into the one that is read.
+func (d *decoder) shared(before []byte) []byte {
 	keep, more := d.uint(), d.uint()
-	if keep > uint64(before.to-before.from) || more > maxOctets || keep+more > maxOctets {
+	if keep > uint64(len(before)) || more > maxOctets || keep+more > maxOctets {
 		d.bad = true
 		return before
 	}
-	if more == 0 && keep == uint64(before.to-before.from) {
-		return before
-	}
-	start := len(d.arena)
-	d.arena = append(d.arena, d.arena[before.from:before.from+int(keep)]...)
-	d.arena = append(d.arena, d.take(int(more))...)
-	return text{start, len(d.arena)}
+	return append(before[:keep], d.take(int(more))...)
 }
 
 // Retired UIDLs are kept as hashes: all that is asked of them is whether they
@@ -237,24 +249,26 @@ func decodeRetired(src []byte) ([]retired, error) {
 	return hashes, nil
 }
 
-// A table holds the UIDLs of a run of messages, in two allocations.
+// A table holds the UIDLs of a run of messages.
 type table struct {
-	text string
+	text []byte
 	ends []uint32
 }
 
-func newTable(n int, uidl func(i int) string) *table {
-	var b strings.Builder
-	t := &table{ends: make([]uint32, 0, n)}
-	for i := range n {
-		b.WriteString(uidl(i))
-		t.ends = append(t.ends, uint32(b.Len()))
+func newTable(entries []*entry) *table {
+	t := &table{}
+	for _, e := range entries {
+		t.add([]byte(e.uidl))
 	}
-	t.text = b.String()
 	return t
 }
 
-func (t *table) at(i int) string {
+func (t *table) add(uidl []byte) {
+	t.text = append(t.text, uidl...)
+	t.ends = append(t.ends, uint32(len(t.text)))
+}
+
+func (t *table) at(i int) []byte {
 	from := uint32(0)
 	if i > 0 {
 		from = t.ends[i-1]

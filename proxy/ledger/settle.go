@@ -121,7 +121,7 @@ func (b *binding) settleLive(l *listing, entries []*entry) error {
 			}
 			if more := next - at - r.Count; more == 0 || r.Count+more > segmentSize && r.Count >= smallSegment {
 				live = append(live, r.reference)
-				l.pin(at, r.entries)
+				l.pin(at, r.uidls)
 				at += r.Count
 				continue
 			}
@@ -138,7 +138,7 @@ func (b *binding) settleLive(l *listing, entries []*entry) error {
 			ref := b.put(at, entries[at:at+n], reused)
 			live = append(live, ref)
 			if !ref.Natural {
-				l.pins = append(l.pins, pin{at, newTable(n, func(i int) string { return entries[at+i].uidl })})
+				l.pin(at, newTable(entries[at:at+n]))
 			}
 			at += n
 		}
@@ -156,28 +156,25 @@ func (b *binding) settleLive(l *listing, entries []*entry) error {
 func (b *binding) unchanged() *listing {
 	l := &listing{Listing: b.view.Listing}
 	for _, r := range b.kept {
-		l.pin(r.at, r.entries)
+		l.pin(r.at, r.uidls)
 	}
 	return l
 }
 
-// pin shows the UIDLs of a kept run that are not natural.
-func (l *listing) pin(at int, entries []entry) {
-	if entries != nil {
-		l.pins = append(l.pins, pin{at, newTable(len(entries), func(i int) string { return entries[i].uidl })})
+// pin shows these UIDLs, if any, from message at on.
+func (l *listing) pin(at int, uidls *table) {
+	if uidls != nil {
+		l.pins = append(l.pins, pin{at, uidls})
 	}
 }
 
 // unkeep makes the entries of a run ones that are written anew.
 func (b *binding) unkeep(r run, entries []*entry) error {
-	s := r.segment
-	if s.entries == nil {
-		read, err := b.book.read(b.ctx, []reference{r.reference})
-		if err != nil {
-			return err
-		}
-		s = read[0]
+	read, err := b.book.read(b.ctx, []reference{r.reference})
+	if err != nil {
+		return err
 	}
+	s := read[0]
 	b.loaded = append(b.loaded, s)
 	for i := range s.entries {
 		entries[r.at+i] = b.renewed(&s.entries[i], r.at+i)
