@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"postern/upstream/upstreamtest"
+	"postern/upstream/upstreamtest/cyrus"
+	"postern/upstream/upstreamtest/dovecot"
+)
+
+// A service is what clients connect to: the gateway in front of some upstream,
+// or a POP3 server that is the oracle of the tests themselves.
+type service struct {
+	address map[string]string // by transport
+	ca      string
+	// account makes a user with an empty mailbox.
+	account func(t testing.TB) account
+}
+
+// An account is a user of a service, and their mailbox as others see it.
+type account struct {
+	upstreamtest.Mailbox
+	user, password string
+}
+
+const password = "open sesame"
+
+var accounts atomic.Int32
+
+func newUser() string { return fmt.Sprintf("user%d@example.org", accounts.Add(1)) }
+
+func dovecotAccounts(s *dovecot.Server) func(t testing.TB) account {
+	return func(t testing.TB) account {
+		name := newUser()
+		return account{s.AddUser(t, name, password), name, password}
+	}
+}
+
+func cyrusAccounts(s *cyrus.Server) func(t testing.TB) account {
+	return func(t testing.TB) account {
+		name := newUser()
+		return account{s.AddUser(t, name, password), name, password}
+	}
+}
+
+// nativePOP3 is Dovecot's own POP3 server.
+func nativePOP3(s *dovecot.Server) service {
+	return service{
+		address: map[string]string{plaintext: s.POP3, stls: s.POP3, implicit: s.POP3S},
+		ca:      s.CAFile,
+		account: dovecotAccounts(s),
+	}
+}
+
+// gatewayTo runs postern in front of the upstream that lines of configuration
+// describe. It shows the certificate of d, and has to end well.
+func gatewayTo(t *testing.T, d *dovecot.Server, accounts func(t testing.TB) account, upstream string, args ...any) service {
+	t.Helper()
+	p := spawn(t, "serve", "--config", writeConfig(t, `
+limits: {connections_per_address: 100}
+listeners:
+  - {address: "127.0.0.1:0", tls: off}
+  - {address: "127.0.0.1:0", tls: stls, certificate: %[1]q, key: %[2]q}
+  - {address: "127.0.0.1:0", tls: implicit, certificate: %[1]q, key: %[2]q}
+upstreams:
+  there: {%[3]s}
+routes:
+  - {user: "*", upstream: there}
+`, d.CertFile, d.KeyFile, fmt.Sprintf(upstream, args...)))
+	t.Cleanup(func() {
+		p.Process.Signal(syscall.SIGTERM)
+		if code := p.end(t); code != 0 {
+			t.Errorf("postern: exit code %d", code)
+		}
+		if t.Failed() {
+			t.Logf("postern's log:\n%s", p.output())
+		}
+	})
+	at := p.addresses(t)
+	return service{
+		address: map[string]string{plaintext: at[0], stls: at[1], implicit: at[2]},
+		ca:      d.CAFile,
+		account: accounts,
+	}
+}
