@@ -47,6 +47,9 @@ func (u *Upstream) connect(ctx context.Context) (_ *conn, err error) {
 	stream, first, err := c.greet(limited, socket)
 	if !stop() {
 		err = limited.Err() // an error of the socket is its consequence
+		if ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", err, upstream.ErrUnavailable)
+		}
 	}
 	if err != nil {
 		socket.Close()
@@ -191,6 +194,8 @@ func (c *conn) searched() await { return await{idle: c.o.SearchTimeout} }
 func (c *conn) lost(doing string, err error) error {
 	if ended := c.g.broken(); ended != nil && !errors.Is(ended, net.ErrClosed) {
 		err = ended // the library keeps only its text
+	} else if ended != nil {
+		err = c.verdict(err)
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%s: %w", doing, err)
@@ -201,6 +206,19 @@ func (c *conn) lost(doing string, err error) error {
 	}
 	c.g.fail(err)
 	return fmt.Errorf("%s: %w: %w", doing, bounded(err), upstream.ErrUnavailable)
+}
+
+// verdict returns the library's reason for closing the connection, if it was
+// the library who did, else err.
+func (c *conn) verdict(err error) error {
+	select {
+	case <-c.lib.Closed():
+		if why := c.lib.Close(); why != nil && !errors.Is(why, net.ErrClosed) {
+			return why
+		}
+	default: // its reader is at work still
+	}
+	return err
 }
 
 // bounded keeps the text of an error, which may quote the server, fit for a log.

@@ -42,9 +42,10 @@ type fake struct {
 	mu          sync.Mutex
 	messages    []fakeMessage
 	connections int
-	commands    []string // of all connections, without their tags
-	flagged     []uint32 // by UID STORE
-	expunged    []uint32 // by UID EXPUNGE
+	commands    []string     // of all connections, without their tags
+	clear       lockedBuffer // what was sent without TLS
+	flagged     []uint32     // by UID STORE
+	expunged    []uint32     // by UID EXPUNGE
 	serving     sync.WaitGroup
 }
 
@@ -53,6 +54,23 @@ type fakeMessage struct {
 	raw     string
 	size    int // stated; 0: the true one
 	deleted bool
+}
+
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 // A fakeConn is one connection to a fake.
@@ -90,7 +108,7 @@ func (f *fake) dial(context.Context, string, string) (net.Conn, error) {
 	client, server := net.Pipe()
 	f.mu.Lock()
 	f.connections++
-	c := &fakeConn{Conn: server, f: f, r: bufio.NewReader(server), n: f.connections}
+	c := &fakeConn{Conn: server, f: f, r: bufio.NewReader(io.TeeReader(server, &f.clear)), n: f.connections}
 	f.mu.Unlock()
 	f.serving.Go(func() { c.serve() })
 	return client, nil

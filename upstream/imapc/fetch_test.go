@@ -420,6 +420,24 @@ func TestCloseWithOpenLiteralReturnsAtOnce(t *testing.T) {
 	})
 }
 
+// Two bodies on their way at once make the library wait for ever on Dovecot:
+// the second Fetch ends the first.
+func TestOneFetchAtATime(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		d := f.list()
+		first, err := d.Fetch(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantWhole(t, d, 1, f.messages[1].raw)
+		if _, err := first.Read(make([]byte, 10)); err == nil || err == io.EOF {
+			t.Errorf("reading on: %v, want an error", err)
+		}
+		first.Close()
+		wantWhole(t, d, 2, f.messages[2].raw)
+	})
+}
+
 // A server that stops in the rest of an abandoned message costs the connection,
 // not the client's time.
 func TestDrainIsBounded(t *testing.T) {

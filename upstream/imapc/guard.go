@@ -14,7 +14,7 @@ import (
 
 const (
 	maxLine       = 1 << 20  // octets of one response, literals not counted
-	maxOctets     = 16 << 20 // of all responses to one command, literals not counted
+	maxOctets     = 8 << 20  // of all responses to one command, literals not counted
 	maxSmall      = 64 << 10 // octets of a literal that is not a message
 	headOctets    = 512      // of a response, kept to see what it is
 	tailOctets    = 24       // of a line, enough for " {18446744073709551615}\r\n"
@@ -60,6 +60,7 @@ type guard struct {
 	line    int    // octets of the current response so far, literals not counted
 	head    []byte // its beginning
 	tail    []byte // the end of its current line
+	late    error // came with octets
 	waited  time.Duration
 	brought int64
 }
@@ -180,20 +181,22 @@ func (g *guard) receive(p []byte) (int, error) {
 	g.setDeadline()
 	began := time.Now()
 	g.mu.Unlock()
-	n, err := g.conn.Read(p)
+	n, err := 0, g.late
+	if err == nil {
+		n, err = g.conn.Read(p)
+	}
 	if n > 0 && g.hooks.Octets != nil {
 		g.hooks.Octets(n, 0)
 	}
-	if err == nil && g.tooSlow(n, began) {
-		err = errSlow
+	switch {
+	case n > 0 && err != nil:
+		g.late = err // what it means is known after these octets
+	case err != nil:
+		return 0, g.fail(g.typed(err))
+	case g.tooSlow(n, began):
+		return 0, g.fail(errSlow)
 	}
-	if err != nil {
-		err = g.fail(g.typed(err))
-	}
-	if n > 0 {
-		return n, nil // the error keeps
-	}
-	return 0, err
+	return n, nil
 }
 
 // tooSlow tells that a message has come at less than the slowest rate, waiting
