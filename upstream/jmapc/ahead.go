@@ -25,6 +25,7 @@ type ahead struct {
 type spool struct {
 	i      int
 	cancel context.CancelFunc
+	asked  chan struct{} // closed when the next one may have a slot
 	done   chan struct{} // closed when data and err stand
 	data   []byte
 	err    error
@@ -95,8 +96,8 @@ func (d *maildrop) readAhead(i int, current int64) {
 	}
 	a.next = i + 1
 	from := i + 1
-	if n := len(a.spools); n > 0 {
-		from = a.spools[n-1].i + 1
+	if last := a.last(); last != nil {
+		from = last.i + 1
 	}
 	held := current + a.held()
 	for ; from < d.listing.Len() && len(a.spools) < a.width; from++ {
@@ -104,26 +105,51 @@ func (d *maildrop) readAhead(i int, current int64) {
 		if held += size; held > d.u.o.ReadAhead || d.unreadable[from] {
 			return
 		}
-		a.spools = append(a.spools, d.spool(from))
+		a.spools = append(a.spools, d.spool(from, a.last()))
 	}
 }
 
-// spool starts to read a message into memory. The goroutine ends with the
-// download, at the latest soon after drop or Close.
-func (d *maildrop) spool(i int) *spool {
+// last returns the spool furthest ahead, or nil.
+func (a *ahead) last() *spool {
+	if len(a.spools) == 0 {
+		return nil
+	}
+	return a.spools[len(a.spools)-1]
+}
+
+// spool starts to read a message into memory, not before the one that was
+// started before it. The goroutine ends with the download, at the latest soon
+// after drop or Close.
+func (d *maildrop) spool(i int, before *spool) *spool {
 	ctx, cancel := context.WithCancel(d.ctx)
-	s := &spool{i: i, cancel: cancel, done: make(chan struct{}), data: make([]byte, d.listing.Size(i))}
+	s := &spool{
+		i: i, cancel: cancel, asked: make(chan struct{}), done: make(chan struct{}),
+		data: make([]byte, d.listing.Size(i)),
+	}
 	session := d.session
 	go func() {
 		defer close(s.done)
-		s.err = d.fill(ctx, session, s)
+		s.err = d.fill(ctx, session, s, before)
 	}()
 	return s
 }
 
-func (d *maildrop) fill(ctx context.Context, from *session, s *spool) error {
+// turn waits for a slot, in the order of messages.
+func (d *maildrop) turn(ctx context.Context, s, before *spool) error {
+	defer close(s.asked)
+	if before != nil {
+		select {
+		case <-before.asked:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return d.acquire(ctx)
+}
+
+func (d *maildrop) fill(ctx context.Context, from *session, s, before *spool) error {
 	defer s.cancel()
-	if err := d.acquire(ctx); err != nil {
+	if err := d.turn(ctx, s, before); err != nil {
 		return err
 	}
 	b, err := d.download(ctx, s.cancel, from, s.i, int64(len(s.data)))

@@ -23,7 +23,7 @@ import (
 // Its exported fields are set before the first request.
 type Server struct {
 	// Limits, as the core capability states them; all are enforced but the
-	// concurrency, which is measured (Busiest).
+	// concurrency.
 	MaxObjectsInGet, MaxObjectsInSet, MaxSizeRequest, MaxConcurrentRequests int
 	// Ranges makes downloads answer 206 to a Range.
 	Ranges bool
@@ -47,9 +47,6 @@ type Server struct {
 	state    int
 	sessions int // state of the session object
 	calls    []string
-	requests int
-	active   int
-	busiest  int
 }
 
 // An Answer is the name and the arguments of a method response.
@@ -180,17 +177,8 @@ func (s *Server) Calls() []string {
 	return slices.Clone(s.calls)
 }
 
-// Busiest returns how many requests were under way at once at most.
-func (s *Server) Busiest() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.busiest
-}
-
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.enter()
-	defer s.leave()
 	if r.URL.Path == "/.well-known/jmap" {
 		http.Redirect(w, r, "/session", http.StatusMovedPermanently)
 		return
@@ -213,20 +201,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		http.NotFound(w, r)
 	}
-}
-
-func (s *Server) enter() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.requests++
-	s.active++
-	s.busiest = max(s.busiest, s.active)
-}
-
-func (s *Server) leave() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.active--
 }
 
 func (s *Server) note(call string) {
