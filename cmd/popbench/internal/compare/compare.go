@@ -180,6 +180,7 @@ type gateway struct {
 	target load.Target
 	relay  *relay.Relay // to its upstream; nil without distance
 	pid    int
+	end    func() // of the gateway's process; nil where nobody needs it before the end of the run
 }
 
 func (g *gateway) as(user string) load.Target {
@@ -256,6 +257,15 @@ func (b *bench) imapc(ctx context.Context, rtt time.Duration) (*gateway, error) 
 	return g, nil
 }
 
+// both returns the gateway and its peer at a distance from the storage.
+func (b *bench) both(ctx context.Context, rtt time.Duration) (ours, theirs *gateway, err error) {
+	if ours, err = b.postern(ctx, rtt); err != nil {
+		return nil, nil, err
+	}
+	theirs, err = b.imapc(ctx, rtt)
+	return ours, theirs, err
+}
+
 // postern returns the gateway at a distance from the storage.
 func (b *bench) postern(ctx context.Context, rtt time.Duration) (*gateway, error) {
 	return b.posternNamed(ctx, fmt.Sprintf("postern-%v", rtt), rtt, posternOptions{})
@@ -280,13 +290,18 @@ func (b *bench) posternNamed(ctx context.Context, name string, rtt time.Duration
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{name: "postern", rtt: rtt, target: target, relay: r, pid: p.pid()}
+	g := &gateway{name: "postern", rtt: rtt, target: target, relay: r, pid: p.pid(), end: p.stop}
 	b.gateways[name] = g
 	return g, nil
 }
 
 // forget makes posternNamed start that gateway anew, and ends the old one.
-func (b *bench) forget(name string) { delete(b.gateways, name) }
+func (b *bench) forget(name string) {
+	if g, ok := b.gateways[name]; ok {
+		g.end()
+		delete(b.gateways, name)
+	}
+}
 
 var errContent = errors.New("wrong content")
 
