@@ -40,7 +40,7 @@ const connectTime = 2 * time.Minute
 
 // connect logs in upstream and prints what is found.
 func (p *program) connect(c *config.Config, l login) error {
-	u, ok := c.Route(l.user)
+	_, u, ok := c.Route(l.user)
 	if !ok {
 		return fmt.Errorf("no route takes the user %q", l.user)
 	}

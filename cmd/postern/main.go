@@ -130,7 +130,7 @@ type configError struct{ error }
 func (e configError) Unwrap() error { return e.error }
 
 func load(path string) (*config.Config, error) {
-	c, err := config.Load(path)
+	c, err := config.Load(path, checkUIDL)
 	if err != nil {
 		return nil, configError{err}
 	}

@@ -25,6 +25,7 @@ func (c *Config) check(d *decoder) {
 		d.fault("upstreams", "none: postern needs a server to get mail from")
 	}
 	c.checkRoutes(d)
+	c.checkPolicies(d)
 	c.checkUnused(d)
 }
 

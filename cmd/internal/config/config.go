@@ -21,6 +21,7 @@ type Config struct {
 	ShutdownTimeout time.Duration // how long sessions may finish after SIGTERM
 	Listeners       []Listener
 	Admin           Admin
+	State           State
 	Upstreams       []Upstream // in the order of the file
 	Routes          []Route    // the first that matches wins
 
@@ -69,6 +70,14 @@ type Admin struct {
 	Address string // "" for none
 }
 
+// State is what postern remembers from one session to the next.
+type State struct {
+	Off          bool          // nothing
+	Path         string        // directory
+	RemovalsKept time.Duration // how long the log of removals is kept
+	Cache        int64         // octets of cached listings
+}
+
 // The protocols of an upstream.
 const (
 	IMAP = "imap"
@@ -109,6 +118,35 @@ const (
 type Route struct {
 	User     string // pattern; * stands for any run of characters
 	Upstream string // its name
+
+	// What becomes of messages that clients remove.
+	Delete         string        // DeleteExpunge, DeleteTrash, DeleteArchive, DeleteFlag or DeleteNever
+	ArchiveFolder  string        // for DeleteArchive; "" for what the upstream marks as its archive
+	Grace          time.Duration // how long they are kept before they are gone for good; 0 is not at all, or for ever where they were moved
+	RequireRetr    bool          // only those that were delivered whole
+	ExpungeIfAlone bool          // IMAP: EXPUNGE without UIDs, if nothing else is flagged
+
+	MarkSeen bool   // what clients retrieved
+	UIDL     string // IMAP: template; "" for postern's own
+	Churn    Churn
+}
+
+// What becomes of a message that a client removes.
+const (
+	DeleteExpunge = "expunge"
+	DeleteTrash   = "trash"
+	DeleteArchive = "archive"
+	DeleteFlag    = "flag"
+	DeleteNever   = "never"
+)
+
+// Churn is when a login is refused because its client would download most of
+// the mailbox again.
+type Churn struct {
+	Off         bool
+	Known       int // messages that were known, at least
+	GonePercent int // of them, more
+	NewPercent  int // of those gone, at least
 }
 
 // Default returns the settings that hold where a file says nothing.
@@ -125,7 +163,13 @@ func Default() Config {
 			LoginAttempts:         3,
 		},
 		ShutdownTimeout: time.Minute,
+		State:           State{Path: "/var/lib/postern", RemovalsKept: 90 * day, Cache: 1 << 30},
 	}
+}
+
+// defaultRoute is a route of which nothing is said but whose mail is where.
+func defaultRoute() Route {
+	return Route{Delete: DeleteExpunge, Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}}
 }
 
 // loopback is who may log in without TLS unless the file names others.
@@ -138,13 +182,14 @@ const maxFileSize = 4 << 20
 
 // Load reads the file at path. Names of files in it are relative to the
 // directory it lies in; those files are read too, to see whether they can be.
-// The error is Faults, or what prevents the file from being read.
-func Load(path string) (*Config, error) {
+// checkUIDL tells what is wrong with a UIDL template. The error is Faults, or
+// what prevents the file from being read.
+func Load(path string, checkUIDL func(template string) error) (*Config, error) {
 	text, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	c, d := parse(path, text, os.LookupEnv)
+	c, d := parse(path, text, os.LookupEnv, checkUIDL)
 	c.resolve(filepath.Dir(path))
 	c.checkFiles(d)
 	if err := d.done(c); err != nil {
@@ -167,20 +212,26 @@ func (c *Config) resolve(dir string) {
 	for i := range c.Upstreams {
 		join(&c.Upstreams[i].CAFile)
 	}
+	join(&c.State.Path)
 }
 
-// Route returns the upstream that keeps the mail of a user, if a route takes
-// them.
-func (c *Config) Route(user string) (Upstream, bool) {
+// Route returns the route that takes a user, if there is one, and the upstream
+// that keeps their mail.
+func (c *Config) Route(user string) (Route, Upstream, bool) {
 	for _, r := range c.Routes {
-		if !covers(r.User, user) {
-			continue
-		}
-		for _, u := range c.Upstreams {
-			if u.Name == r.Upstream {
-				return u, true
-			}
+		if covers(r.User, user) {
+			return r, c.Upstream(r.Upstream), true
 		}
 	}
-	return Upstream{}, false
+	return Route{}, Upstream{}, false
+}
+
+// Upstream returns the upstream of that name, which a route has.
+func (c *Config) Upstream(name string) Upstream {
+	for _, u := range c.Upstreams {
+		if u.Name == name {
+			return u
+		}
+	}
+	return Upstream{}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -20,8 +21,15 @@ const noFile = "f"
 
 func noEnvironment(string) (string, bool) { return "", false }
 
+func anyUIDL(template string) error {
+	if template == "bad" {
+		return errors.New("no such template")
+	}
+	return nil
+}
+
 func parsed(text string) (*Config, error) {
-	c, d := parse(noFile, []byte(text), noEnvironment)
+	c, d := parse(noFile, []byte(text), noEnvironment, anyUIDL)
 	return c, d.done(c)
 }
 
@@ -104,7 +112,7 @@ func TestDefaults(t *testing.T) {
 		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}}}
 	want.Upstreams = []Upstream{{Name: "office", Protocol: "imap", Address: "imap.example.org:993",
 		TLS: "implicit", MaxMessage: 4 << 30, Credentials: "basic"}}
-	want.Routes = []Route{{User: "*", Upstream: "office"}}
+	want.Routes = []Route{{User: "*", Upstream: "office", Delete: "expunge", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}}}
 	if diff := cmp.Diff(&want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
@@ -130,6 +138,7 @@ listeners:
     key: ${KEY}.pem
     plaintext_login: [192.0.2.1, "2001:db8::/32"]
 admin: {address: "localhost:9110"}
+state: {path: state, removals_kept: 31d, cache: 3MiB}
 upstreams:
   i:
     protocol: imap
@@ -148,10 +157,22 @@ upstreams:
   l: {protocol: imap, address: "10.0.0.1:143", tls: off, insecure: true}
 routes:
   - {user: "$$*", upstream: i}
-  - {user: "*", upstream: j}
+  - user: "a*"
+    upstream: i
+    delete: archive
+    archive_folder: Old/POP3
+    grace: 30d
+    require_retr: true
+    mark_seen: true
+    expunge_if_alone: true
+    uidl: dovecot
+    churn: {known: 1, gone_percent: 2, new_percent: 3}
+  - {user: "b*", upstream: i, delete: trash, grace: 36h, churn: off}
+  - {user: "c*", upstream: j, delete: flag, grace: 0d}
+  - {user: "*", upstream: j, delete: never}
 `
 	env := func(name string) (string, bool) { return "k", name == "KEY" }
-	got, d := parse(noFile, []byte(text), env)
+	got, d := parse(noFile, []byte(text), env, anyUIDL)
 	if err := d.done(got); err != nil {
 		t.Fatal(err)
 	}
@@ -175,10 +196,28 @@ routes:
 			{Name: "k", Protocol: "jmap", Domain: "example.org", Credentials: "basic", TLS: "implicit", MaxMessage: 4 << 30},
 			{Name: "l", Protocol: "imap", Address: "10.0.0.1:143", TLS: "off", Insecure: true, Credentials: "basic", MaxMessage: 4 << 30},
 		},
-		Routes: []Route{{"$*", "i"}, {"*", "j"}},
+		State: State{Path: "/etc/postern/state", RemovalsKept: 31 * 24 * time.Hour, Cache: 3 << 20},
+		Routes: []Route{
+			{User: "$*", Upstream: "i", Delete: "expunge", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
+			{User: "a*", Upstream: "i", Delete: "archive", ArchiveFolder: "Old/POP3", Grace: 30 * 24 * time.Hour, RequireRetr: true,
+				MarkSeen: true, ExpungeIfAlone: true, UIDL: "dovecot", Churn: Churn{Known: 1, GonePercent: 2, NewPercent: 3}},
+			{User: "b*", Upstream: "i", Delete: "trash", Grace: 36 * time.Hour, Churn: Churn{Off: true, Known: 50, GonePercent: 50, NewPercent: 50}},
+			{User: "c*", Upstream: "j", Delete: "flag", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
+			{User: "*", Upstream: "j", Delete: "never", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
+		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
+	}
+}
+
+func TestWithoutState(t *testing.T) {
+	c, err := parsed(minimal + "state: off\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.State.Off {
+		t.Error("state: off is not taken")
 	}
 }
 
@@ -257,7 +296,7 @@ routes: [{user: "*@example.org", upstream: office}, {user: "b*", upstream: fast}
 		"bob@example.net": "fast",
 		"ann@example.net": "",
 	} {
-		if got, ok := c.Route(user); got.Name != want || ok != (want != "") {
+		if route, got, ok := c.Route(user); route.Upstream != want || got.Name != want || ok != (want != "") {
 			t.Errorf("route of %s: %q, %v; want %q", user, got.Name, ok, want)
 		}
 	}
@@ -266,7 +305,7 @@ routes: [{user: "*@example.org", upstream: office}, {user: "b*", upstream: fast}
 const example = "../../../config.example.yaml"
 
 func TestExampleLoads(t *testing.T) {
-	c, err := Load(example)
+	c, err := Load(example, anyUIDL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +313,13 @@ func TestExampleLoads(t *testing.T) {
 		t.Errorf("warnings: %v", Faults(c.Warnings))
 	}
 	want := Default()
-	got := Config{Log: c.Log, Limits: c.Limits, ShutdownTimeout: c.ShutdownTimeout}
+	got := Config{Log: c.Log, Limits: c.Limits, ShutdownTimeout: c.ShutdownTimeout, State: c.State}
+	for _, r := range c.Routes {
+		r.User, r.Upstream = "", ""
+		if diff := cmp.Diff(defaultRoute(), r); diff != "" {
+			t.Errorf("a route of the example shows other values than the defaults (-default +example):\n%s", diff)
+		}
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the example shows other values than the defaults (-default +example):\n%s", diff)
 	}
@@ -288,7 +333,7 @@ func TestExampleShowsEveryKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	active := regexp.MustCompile(`(?m)^#(  |[a-z-])`).ReplaceAll(text, []byte("$1"))
-	_, d := parse(noFile, active, noEnvironment)
+	_, d := parse(noFile, active, noEnvironment, anyUIDL)
 	for _, f := range d.faults {
 		if strings.Contains(f.Text, "unknown key") || strings.Contains(f.Text, "not YAML") || strings.Contains(f.Text, "stands here") {
 			t.Error(f)
@@ -302,8 +347,9 @@ func TestExampleShowsEveryKey(t *testing.T) {
 	}
 	var c Config
 	for prefix, fields := range map[string][]field{
-		"": c.fields(), "log.": c.Log.fields(), "limits.": c.Limits.fields(), "admin.": c.Admin.fields(),
+		"": c.fields(), "log.": c.Log.fields(), "limits.": c.Limits.fields(), "admin.": c.Admin.fields(), "state.": c.State.fields(),
 		"listeners[.": new(Listener).fields(), "u.": new(Upstream).fields(), "routes[.": new(Route).fields(),
+		"routes[.churn.": new(Churn).fields(),
 	} {
 		for _, f := range fields {
 			if !shown[prefix+f.key] {

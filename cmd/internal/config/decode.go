@@ -17,11 +17,12 @@ import (
 
 // A decoder walks one file and collects what is wrong with it.
 type decoder struct {
-	file     string
-	env      func(name string) (string, bool)
-	lines    map[string]int // of each key path that the file has
-	faults   Faults
-	warnings []Fault
+	file      string
+	env       func(name string) (string, bool)
+	checkUIDL func(template string) error // tells what is wrong with it
+	lines     map[string]int              // of each key path that the file has
+	faults    Faults
+	warnings  []Fault
 }
 
 // A value is a node of the file, and the path of keys that leads to it.
@@ -52,8 +53,8 @@ func readFile(path string) ([]byte, error) {
 }
 
 // parse decodes text and checks everything but the files that it names.
-func parse(file string, text []byte, env func(string) (string, bool)) (*Config, *decoder) {
-	d := &decoder{file: file, env: env, lines: map[string]int{}}
+func parse(file string, text []byte, env func(string) (string, bool), checkUIDL func(string) error) (*Config, *decoder) {
+	d := &decoder{file: file, env: env, checkUIDL: checkUIDL, lines: map[string]int{}}
 	c := Default()
 	if root, ok := d.document(text); ok {
 		value{d, "", root}.mapping(c.fields()...)
@@ -235,6 +236,20 @@ func (v value) list(read func(item value)) {
 // section reads a mapping with these keys.
 func section(fields []field) func(value) {
 	return func(v value) { v.mapping(fields...) }
+}
+
+// offOr reads the word off, or a mapping with these keys.
+func (v value) offOr(off *bool, fields []field) {
+	if v.node.Kind == yaml.ScalarNode && v.node.Tag != "!!null" {
+		into(off, func(text string) (bool, error) {
+			if text != "off" {
+				return false, fmt.Errorf("%q is not off, and no mapping either", text)
+			}
+			return true, nil
+		})(v)
+		return
+	}
+	v.mapping(fields...)
 }
 
 // into reads a single value with parse.

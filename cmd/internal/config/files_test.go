@@ -59,7 +59,7 @@ upstreams:
   gone: {protocol: jmap, domain: example.org, ca_file: absent.pem}
 routes: [{user: "a*", upstream: good}, {user: "b*", upstream: junk}, {user: "*", upstream: gone}]
 `)
-	_, err := Load(path)
+	_, err := Load(path, anyUIDL)
 	if err == nil {
 		t.Fatal("nothing was found wrong")
 	}
@@ -85,7 +85,7 @@ func TestDoubtfulFilesAreWarnedOf(t *testing.T) {
 listeners: [{address: ":995", tls: implicit, certificate: cert.pem, key: key.pem}]
 upstreams: {office: {protocol: imap, address: "imap.example.org:993"}}
 routes: [{user: "*", upstream: office}]
-`))
+`), anyUIDL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestUnreadableConfigs(t *testing.T) {
 		"directory": dir,
 		"huge":      write(t, dir, "huge.yaml", strings.Repeat("#", maxFileSize+1)),
 	} {
-		if c, err := Load(path); err == nil || c != nil {
+		if c, err := Load(path, anyUIDL); err == nil || c != nil {
 			t.Errorf("%s: %v, %v; want an error", name, c, err)
 		}
 	}

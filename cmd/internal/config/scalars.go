@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // expand replaces ${NAME} by that environment variable, and $$ by $.
@@ -97,6 +98,67 @@ func durationOrNone(text string) (time.Duration, error) {
 	}
 	return duration(text)
 }
+
+const day = 24 * time.Hour
+
+// maxDays keeps a retention within what an operator can mean.
+const maxDays = 3660
+
+// days accepts a length of time that may be written in days, and longer than
+// none.
+func days(text string) (time.Duration, error) {
+	if n, ok := strings.CutSuffix(text, "d"); ok {
+		whole, err := strconv.ParseUint(n, 10, 31)
+		if err != nil || whole == 0 || whole > maxDays {
+			return 0, fmt.Errorf("%q is not a number of days from 1d to %dd", text, maxDays)
+		}
+		return time.Duration(whole) * day, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a length of time: write it with a unit, such as 30d, 12h or 90m", text)
+	}
+	if d <= 0 || d > maxDays*day {
+		return 0, fmt.Errorf("%q must be more than 0 and at most %dd", text, maxDays)
+	}
+	return d, nil
+}
+
+// daysOrNone accepts 0 too.
+func daysOrNone(text string) (time.Duration, error) {
+	if d, err := time.ParseDuration(text); text == "0d" || err == nil && d == 0 {
+		return 0, nil
+	}
+	return days(text)
+}
+
+// percent accepts a whole number from 1 to 100.
+func percent(text string) (int, error) {
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil || n == 0 || n > 100 {
+		return 0, fmt.Errorf("%q is not a whole number from 1 to 100", text)
+	}
+	return int(n), nil
+}
+
+// folder accepts the name of a mailbox, its levels parted by "/".
+func folder(text string) (string, error) {
+	for level := range strings.SplitSeq(text, "/") {
+		if strings.TrimSpace(level) == "" {
+			return "", fmt.Errorf("%q is not the name of a folder: write its levels with / between them, such as Archive/POP3", text)
+		}
+	}
+	if strings.EqualFold(text, "INBOX") {
+		return "", errors.New("INBOX is where messages are removed from")
+	}
+	if len(text) > maxFolder || strings.ContainsFunc(text, unicode.IsControl) {
+		return "", fmt.Errorf("the name of a folder has at most %d octets, and no control characters", maxFolder)
+	}
+	return text, nil
+}
+
+// maxFolder is longer than any mailbox's name that a server takes.
+const maxFolder = 255
 
 var sizeUnits = []struct {
 	name   string

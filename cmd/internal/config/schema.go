@@ -11,6 +11,7 @@ func (c *Config) fields() []field {
 		{"shutdown_timeout", into(&c.ShutdownTimeout, duration)},
 		{"listeners", c.readListeners},
 		{"admin", section(c.Admin.fields())},
+		{"state", c.State.read},
 		{"upstreams", c.readUpstreams},
 		{"routes", c.readRoutes},
 	}
@@ -52,6 +53,19 @@ func (a *Admin) fields() []field {
 	}
 }
 
+func (s *State) fields() []field {
+	return []field{
+		{"path", into(&s.Path, text)},
+		{"removals_kept", into(&s.RemovalsKept, days)},
+		{"cache", into(&s.Cache, size)},
+	}
+}
+
+// read reads a mapping, or the word off.
+func (s *State) read(v value) {
+	v.offOr(&s.Off, s.fields())
+}
+
 func (u *Upstream) fields() []field {
 	all := append([]field{{"protocol", into(&u.Protocol, oneOf(IMAP, JMAP))}}, u.imapFields()...)
 	all = append(all, u.jmapFields()...)
@@ -84,7 +98,32 @@ func (r *Route) fields() []field {
 	return []field{
 		{"user", into(&r.User, text)},
 		{"upstream", into(&r.Upstream, text)},
+		{"delete", into(&r.Delete, oneOf(DeleteExpunge, DeleteTrash, DeleteArchive, DeleteFlag, DeleteNever))},
+		{"archive_folder", into(&r.ArchiveFolder, folder)},
+		{"grace", into(&r.Grace, daysOrNone)},
+		{"require_retr", into(&r.RequireRetr, boolean)},
+		{"mark_seen", into(&r.MarkSeen, boolean)},
+		{"expunge_if_alone", into(&r.ExpungeIfAlone, boolean)},
+		{"uidl", r.readUIDL},
+		{"churn", r.Churn.read},
 	}
+}
+
+func (r *Route) readUIDL(v value) {
+	into(&r.UIDL, func(template string) (string, error) { return template, v.checkUIDL(template) })(v)
+}
+
+func (c *Churn) fields() []field {
+	return []field{
+		{"known", into(&c.Known, count)},
+		{"gone_percent", into(&c.GonePercent, percent)},
+		{"new_percent", into(&c.NewPercent, percent)},
+	}
+}
+
+// read reads a mapping, or the word off.
+func (c *Churn) read(v value) {
+	v.offOr(&c.Off, c.fields())
 }
 
 func (c *Config) readListeners(v value) {
@@ -105,7 +144,7 @@ func (c *Config) readUpstreams(v value) {
 
 func (c *Config) readRoutes(v value) {
 	v.list(func(item value) {
-		var r Route
+		r := defaultRoute()
 		item.mapping(r.fields()...)
 		c.Routes = append(c.Routes, r)
 	})
