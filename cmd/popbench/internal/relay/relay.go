@@ -4,6 +4,9 @@
 //
 // Setting up a connection is not delayed: what is added is what the protocol
 // inside costs, so that a protocol's round trips can be told from TCP's.
+//
+// BenchmarkRoundTrip says how true the distance is: 0.4 ms too long at 20 ms
+// where there is a processor for it, and longer by what it has to wait for one.
 package relay
 
 import (
