@@ -271,6 +271,7 @@ func TestRefusedFetch(t *testing.T) {
 		"NO FETCH Server error":                   upstream.ErrUnavailable, // Yahoo
 		"NO [UNAVAILABLE] later":                  upstream.ErrUnavailable,
 		"NO [LIMIT] later":                        upstream.ErrBusy,
+		"NO [AUTHENTICATIONFAILED] log in again":  upstream.ErrUnavailable,
 		"NO cannot be converted":                  upstream.ErrUnreadable,
 		"BAD Request is throttled. Suggested ...": upstream.ErrUnavailable,
 	} {

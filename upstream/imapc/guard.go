@@ -60,7 +60,7 @@ type guard struct {
 	line    int    // octets of the current response so far, literals not counted
 	head    []byte // its beginning
 	tail    []byte // the end of its current line
-	late    error // came with octets
+	late    error  // came with octets
 	waited  time.Duration
 	brought int64
 }

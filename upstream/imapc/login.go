@@ -58,7 +58,11 @@ func (c *conn) login(ctx context.Context, account upstream.Account) error {
 	if err := c.authenticate(account); err != nil {
 		var refusal *imap.Error
 		if errors.As(err, &refusal) {
-			return refused(doing, statusOf(refusal), upstream.ErrAuth)
+			s := statusOf(refusal)
+			if password := account.Password.Reveal(); password != "" {
+				s.text = strings.ReplaceAll(s.text, password, "***") // some servers repeat the command
+			}
+			return refused(doing, s, upstream.ErrAuth)
 		}
 		if hasKind(err) {
 			return fmt.Errorf("%s: %w", doing, err)

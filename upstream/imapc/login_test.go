@@ -42,9 +42,10 @@ func TestLoginRefusals(t *testing.T) {
 		"NO [CONTACTADMIN] call":                                                                  upstream.ErrRejected,
 		"NO [EXPIRED] That password has expired":                                                  upstream.ErrRejected,
 		"NO [REFERRAL imap://user;AUTH=*@evil.example.org/] Go there":                             upstream.ErrRejected,
-		"NO [WHATEVER] no":    upstream.ErrUnavailable,
-		"BAD Command unknown": upstream.ErrUnavailable,
-		"BYE":                 upstream.ErrUnavailable,
+		"NO [WHATEVER] no":                       upstream.ErrUnavailable,
+		"BAD LOGIN bob " + password + " unknown": upstream.ErrUnavailable,
+		"BAD Command unknown":                    upstream.ErrUnavailable,
+		"BYE":                                    upstream.ErrUnavailable,
 		"BYE Too many connections from your address": upstream.ErrBusy,
 		"BYE [UNAVAILABLE] \x1b[31m\r\n":             upstream.ErrUnavailable,
 	} {

@@ -166,8 +166,8 @@ var codes = map[string]error{
 // refusal returns the error of package upstream that a NO, BAD or BYE stands
 // for. plain is the meaning of a NO that gives no reason.
 func refusal(s status, plain error) error {
-	if s.code == "AUTHENTICATIONFAILED" {
-		return upstream.ErrAuth
+	if s.code == "AUTHENTICATIONFAILED" && plain == upstream.ErrAuth {
+		return upstream.ErrAuth // in answer to a login only
 	}
 	text := strings.ToLower(s.text)
 	told := codes[s.code]
