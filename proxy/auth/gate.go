@@ -141,7 +141,7 @@ func (g *Gate) open(ctx context.Context, a attempt) (upstream.Maildrop, error) {
 		return nil, err
 	}
 	defer leave()
-	return a.route.Opener.Open(ctx, upstream.Account{User: a.User, Password: a.Password})
+	return a.route.Opener.Open(ctx, upstream.Account{User: a.User, Password: a.Password, Session: a.Session})
 }
 
 // hold keeps a maildrop for one session. From here on the client is known to

@@ -540,3 +540,20 @@ func TestOneMaildrop(t *testing.T) {
 		}
 	})
 }
+
+// TestUpstreamLearnsTheSession, which its journal and log name.
+func TestUpstreamLearnsTheSession(t *testing.T) {
+	var got string
+	g := gateTo(opener(func(ctx context.Context, a upstream.Account) (upstream.Maildrop, error) {
+		got = a.Session
+		return everybody().Open(ctx, a)
+	}))
+	c := with("ann", "pw-ann")
+	c.Session = "ABCD1234"
+	if _, err := try(t, g, c); err != nil {
+		t.Fatal(err)
+	}
+	if got != c.Session {
+		t.Errorf("upstream was told of session %q, want %q", got, c.Session)
+	}
+}

@@ -41,7 +41,8 @@ type session struct {
 
 	login   Login // its Maildrop is nil before the login and after the end
 	listing upstream.Listing
-	marks   marks
+	marks   marks // that DELE named
+	read    marks // that RETR sent whole
 
 	summary Summary // Reason is empty until the session is to end
 }

@@ -12,8 +12,7 @@ import (
 	"postern/upstream"
 )
 
-// marks are the messages that DELE named: a bit each, and no memory before the
-// first.
+// marks are a choice of messages: a bit each, and no memory before the first.
 type marks struct {
 	bits []uint64
 	n    int
@@ -25,6 +24,9 @@ func (m *marks) has(i int) bool {
 
 // set marks message i of n.
 func (m *marks) set(i, n int) {
+	if m.has(i) {
+		return
+	}
 	if m.bits == nil {
 		m.bits = make([]uint64, (n+63)/64)
 	}
@@ -141,6 +143,7 @@ func (s *session) retr(ctx context.Context, arg string) (reply, error) {
 		err := s.sendMessage(&dotWriter{w: w}, r)
 		if err == nil {
 			w.ends++
+			s.read.set(i, s.listing.Len())
 		}
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"postern/upstream"
 )
@@ -11,7 +13,7 @@ import (
 // quit ends the session. In the TRANSACTION state it is the one way into the
 // UPDATE state, which lasts until it returns. RFC 1939 section 6.
 func (s *session) quit(ctx context.Context, _ string) (reply, error) {
-	if s.marks.n == 0 {
+	if s.marks.n == 0 && s.read.n == 0 {
 		s.release()
 		s.end("quit", nil)
 		return ok("bye"), nil
@@ -41,11 +43,40 @@ func (s *session) canUpdate() error {
 	return nil
 }
 
-// update removes what is marked. It goes on when the client has gone away or
-// the server shuts down, within its limit.
+// update removes what is marked, then notes what was read. It goes on when the
+// client has gone away or the server shuts down, within its limit.
 func (s *session) update(ctx context.Context) (reply, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limits.Update)
 	defer cancel()
+	rep, err := s.remove(ctx)
+	if !errors.Is(err, upstream.ErrChanged) {
+		s.markSeen(ctx)
+	}
+	return rep, err
+}
+
+// seenTime is how long QUIT's answer may wait for messages to be marked as read.
+const seenTime = 10 * time.Second
+
+// markSeen notes upstream what the client retrieved and did not delete. It is
+// no part of what QUIT promises.
+func (s *session) markSeen(ctx context.Context) {
+	read := slices.DeleteFunc(s.read.all(), s.marks.has)
+	if len(read) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, seenTime)
+	defer cancel()
+	if err := s.login.MarkSeen(ctx, read); err != nil {
+		s.log.Warn("messages not marked as read", "account", s.summary.Account, "messages", len(read), "err", err)
+	}
+}
+
+// remove removes what is marked.
+func (s *session) remove(ctx context.Context) (reply, error) {
+	if s.marks.n == 0 {
+		return ok("bye"), nil
+	}
 	marked := s.marks.all()
 	removed, err := s.login.Remove(ctx, marked)
 	removed = min(max(removed, 0), len(marked))
