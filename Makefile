@@ -2,7 +2,7 @@
 FUZZTIME ?= 10s
 CONFIG ?= config.yaml
 
-.PHONY: build test race fuzz lint check demo run clean
+.PHONY: build test race memory fuzz lint check demo run clean
 
 build:
 	go build -o bin/postern ./cmd/postern
@@ -15,6 +15,10 @@ test:
 # What needs nothing installed but a C compiler.
 race:
 	go test -race ./...
+
+# Measures resident memory: idle sessions, one large message.
+memory:
+	POSTERN_MEMORY=1 go test -count 1 -v -run TestMemory ./cmd/postern
 
 fuzz:
 	.ci/fuzz $(FUZZTIME)

@@ -16,6 +16,7 @@ import (
 type service struct {
 	address map[string]string // by transport
 	ca      string
+	process *process // nil for an oracle
 	// account makes a user with an empty mailbox.
 	account func(t testing.TB) account
 }
@@ -83,6 +84,7 @@ routes:
 	return service{
 		address: map[string]string{plaintext: at[0], stls: at[1], implicit: at[2]},
 		ca:      d.CAFile,
+		process: p,
 		account: accounts,
 	}
 }
