@@ -15,17 +15,18 @@ import (
 // it, never those beside it or above. Tests may import upstreamtest, too.
 var allowed = map[string][]string{
 	"cmd/postern": {"cmd/internal/config", "cmd/internal/demo", "proxy", "proxy/admin", "proxy/auth", "proxy/ledger",
-		"proxy/metrics", "proxy/pop3", "proxy/state", "upstream", "upstream/imapc", "upstream/jmapc"},
+		"proxy/metrics", "proxy/pop3", "proxy/retention", "proxy/state", "upstream", "upstream/imapc", "upstream/jmapc"},
 	"cmd/internal/config": {},
 	"cmd/internal/demo":   {},
 
-	"proxy":         {"proxy/pop3", "upstream"},
-	"proxy/admin":   {"proxy/pop3", "upstream"},
-	"proxy/auth":    {"proxy/pop3", "upstream"},
-	"proxy/metrics": {"proxy/pop3", "upstream"},
-	"proxy/ledger":  {"proxy/state", "upstream"},
-	"proxy/state":   {"upstream"},
-	"proxy/pop3":    {"upstream"},
+	"proxy":           {"proxy/pop3", "upstream"},
+	"proxy/admin":     {"proxy/pop3", "upstream"},
+	"proxy/auth":      {"proxy/pop3", "upstream"},
+	"proxy/metrics":   {"proxy/pop3", "upstream"},
+	"proxy/ledger":    {"proxy/state", "upstream"},
+	"proxy/retention": {"proxy/state", "upstream"},
+	"proxy/state":     {"upstream"},
+	"proxy/pop3":      {"upstream"},
 
 	"upstream":       {},
 	"upstream/imapc": {"upstream"},
