@@ -147,7 +147,8 @@ func (s *settings) top() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return s.run(c.Context(), o) },
 	}
-	c.Flags().IntVar(&o.Messages, "messages", 0, "how many, from the first; 0 is all")
+	c.Flags().IntVar(&o.Skip, "skip", 0, "messages to leave out at the beginning")
+	c.Flags().IntVar(&o.Messages, "messages", 0, "how many; 0 is all")
 	c.Flags().IntVar(&o.Lines, "lines", 0, "lines of the body")
 	return c
 }

@@ -26,7 +26,7 @@ type mailbox struct {
 
 	octets  int64
 	digests []uint64 // digests[n] is the sum over the first n messages
-	headers int64    // octets of the headers of the first topMessages
+	headers []int64  // headers[n] is the octets of the first n headers
 }
 
 // The mailboxes of the table.
@@ -70,7 +70,7 @@ func (m *mailbox) fill(ctx context.Context, imap string) error {
 	if err := exchange(w, r, "LOGIN %s %s", m.user, password); err != nil {
 		return err
 	}
-	m.digests = append(m.digests, 0)
+	m.digests, m.headers = []uint64{0}, []int64{0}
 	const octetsAtOnce, messagesAtOnce = 32 << 20, 2000
 	for i := 0; i < m.messages; {
 		fmt.Fprint(w, "a APPEND INBOX")
@@ -92,9 +92,7 @@ func (m *mailbox) fill(ctx context.Context, imap string) error {
 func (m *mailbox) note(i int, raw string) {
 	m.octets += int64(len(raw))
 	m.digests = append(m.digests, m.digests[i]+uint64(crc32.Checksum([]byte(raw), castagnoli)))
-	if i < topMessages {
-		m.headers += int64(strings.Index(raw, "\r\n\r\n") + 4)
-	}
+	m.headers = append(m.headers, m.headers[i]+int64(strings.Index(raw, "\r\n\r\n")+4))
 }
 
 // exchange sends a command, or the end of one, and waits for its OK.

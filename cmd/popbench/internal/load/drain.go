@@ -154,7 +154,8 @@ func (d Drain) end(c *client) error {
 
 // A Top asks for the header and the first lines of messages, one at a time.
 type Top struct {
-	Messages int // from the first; 0 means all
+	Skip     int // so many messages at the beginning
+	Messages int // how many; 0 means all
 	Lines    int
 }
 
@@ -173,11 +174,12 @@ func (o Top) Run(ctx context.Context, t Target, p Progress) (Result, error) {
 		return r, err
 	}
 	w.lap("listing")
+	n = max(n-o.Skip, 0)
 	if o.Messages > 0 {
 		n = min(n, o.Messages)
 	}
 	for i := range n {
-		command := fmt.Sprint("TOP ", i+1, " ", o.Lines)
+		command := fmt.Sprint("TOP ", o.Skip+i+1, " ", o.Lines)
 		if _, err := c.command(command); err != nil {
 			return r, err
 		}

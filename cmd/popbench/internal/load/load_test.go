@@ -237,6 +237,7 @@ func TestOtherScenarios(t *testing.T) {
 		sessions, messages int
 	}{
 		{Top{Messages: 2}, 1, 2},
+		{Top{Skip: 3, Messages: 2}, 1, 1},
 		{List{}, 1, 4},
 		{Poll{Concurrency: 3, Count: 10}, 10, 4},
 		{Idle{Sessions: 5, PID: os.Getpid()}, 5, 0},
