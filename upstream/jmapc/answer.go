@@ -78,6 +78,10 @@ var rejections = map[string]bool{
 }
 
 func methodError(e *jmap.MethodError) error {
+	e.Type = brief(e.Type)
+	if e.Description != nil {
+		*e.Description = brief(*e.Description)
+	}
 	if rejections[e.Type] {
 		return fmt.Errorf("%w: %w", upstream.ErrRejected, e)
 	}
@@ -87,4 +91,13 @@ func methodError(e *jmap.MethodError) error {
 func isMethodError(err error, kind string) bool {
 	var e *jmap.MethodError
 	return errors.As(err, &e) && e.Type == kind
+}
+
+// brief is as much of an upstream's text as a log wants.
+func brief(s string) string {
+	const most = 200
+	if len(s) > most {
+		return s[:most] + "..."
+	}
+	return s
 }

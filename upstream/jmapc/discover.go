@@ -28,6 +28,7 @@ func (u *Upstream) sessionURL(ctx context.Context) (*url.URL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("discover %q: %w", u.o.Domain, err)
 	}
+	u.o.Log.Info("session URL discovered", "url", at.Redacted())
 	u.found.Store(at)
 	return at, nil
 }

@@ -66,6 +66,7 @@ func (d *maildrop) open(ctx context.Context, i int, most int64) (io.ReadCloser, 
 	}
 	if errors.Is(err, upstream.ErrUnreadable) {
 		d.unreadable[i] = true
+		d.u.o.Log.Warn("message not delivered by the upstream", "blob", d.listing.blob(i), "err", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("message %d: %w", i, err)

@@ -97,6 +97,9 @@ func TestRefusedLogin(t *testing.T) {
 		{"unreadable inbox", mailbox(map[string]any{"id": "x", "role": "inbox", "myRights": map[string]any{}}), upstream.ErrRejected},
 		{"account unknown to the API", method("Mailbox/get", jmapserver.Error("accountNotFound")), upstream.ErrRejected},
 		{"serverFail", method("Mailbox/get", jmapserver.Error("serverFail")), upstream.ErrUnavailable},
+		{"endless words", method("Mailbox/get", &jmapserver.Answer{Name: "error", Args: map[string]any{
+			"type": strings.Repeat("no ", 1e5), "description": strings.Repeat("no ", 1e5),
+		}}), upstream.ErrUnavailable},
 		{"unregistered method", method("Mailbox/get", &jmapserver.Answer{Name: "Surprise/get", Args: map[string]any{}}), upstream.ErrUnavailable},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -110,8 +113,8 @@ func TestRefusedLogin(t *testing.T) {
 			if got, want := upstream.Kind(err), upstream.Kind(c.want); got != want || err == nil {
 				t.Errorf("got %v (%s), want %s", err, got, want)
 			}
-			if err != nil && strings.Contains(err.Error(), "secret") {
-				t.Errorf("the password is in the error: %v", err)
+			if err != nil && (strings.Contains(err.Error(), "secret") || len(err.Error()) > 1000) {
+				t.Errorf("the password, or far too much, is in the error: %.1000v", err)
 			}
 		})
 	}
@@ -401,7 +404,7 @@ func TestRetriesAreBounded(t *testing.T) {
 		s.HTTP = func(w http.ResponseWriter, r *http.Request) bool {
 			asked++
 			w.Header().Set("Retry-After", header)
-			http.Error(w, "slow down", 503)
+			http.Error(w, "slow down", http.StatusServiceUnavailable)
 			return true
 		}
 		u := newUpstream(t, Options{URL: serve(t, s)})
@@ -421,7 +424,7 @@ func TestRefusalInMidSession(t *testing.T) {
 	s.HTTP = func(w http.ResponseWriter, r *http.Request) bool {
 		if refusals > 0 {
 			refusals--
-			http.Error(w, "who?", 401)
+			http.Error(w, "who?", http.StatusUnauthorized)
 			return true
 		}
 		return false

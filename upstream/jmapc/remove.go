@@ -169,9 +169,9 @@ func refusal(r *email.SetResponse) error {
 			case e.Type == "notFound":
 				// Gone already.
 			case e.Type == "forbidden" || e.Type == "invalidProperties" || e.Type == "accountReadOnly":
-				return fmt.Errorf("%w: %q not removed: %s", upstream.ErrRejected, id, e.Type)
+				return fmt.Errorf("%w: %q not removed: %q", upstream.ErrRejected, id, e.Type)
 			default:
-				return fmt.Errorf("%w: %q not removed: %s", upstream.ErrUnavailable, id, e.Type)
+				return fmt.Errorf("%w: %q not removed: %q", upstream.ErrUnavailable, id, brief(e.Type))
 			}
 		}
 	}

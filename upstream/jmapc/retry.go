@@ -27,6 +27,7 @@ func (u *Upstream) again(ctx context.Context, read func() error) error {
 		if !ok || attempt == attempts {
 			return err
 		}
+		u.o.Log.Debug("upstream busy", "err", err, "dur", gap)
 		if u.pause(ctx, gap) != nil {
 			return err
 		}

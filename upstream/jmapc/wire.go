@@ -153,7 +153,7 @@ func newHTTPError(answer *http.Response) *httpError {
 	}
 	var problem struct{ Type, Limit string }
 	if json.NewDecoder(body).Decode(&problem) == nil {
-		e.Type, e.Limit = problem.Type, problem.Limit
+		e.Type, e.Limit = brief(problem.Type), brief(problem.Limit)
 	}
 	return e
 }

@@ -242,11 +242,7 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	c := exec.Command(filepath.Join(s.programs, name), args...)
 	c.Dir = s.dir
 	c.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TZ=UTC", "LD_LIBRARY_PATH=" + s.library}
-	// A session of its own: at its end the master signals its whole group.
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
-	if os.Getuid() == 0 {
-		c.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(number(s.as.Uid)), Gid: uint32(number(s.as.Gid))}
-	}
+	c.SysProcAttr = attributes(s.as)
 	return c
 }
 
@@ -320,7 +316,7 @@ func (s *Server) stop(t testing.TB, p *os.Process) {
 		p.Kill()
 		<-s.done
 	}
-	syscall.Kill(-p.Pid, syscall.SIGKILL) // what the master left of its group
+	killGroup(p)
 	if t.Failed() {
 		t.Logf("the log of Cyrus's master:\n%s", s.read("log"))
 	}
