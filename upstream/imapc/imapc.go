@@ -56,6 +56,10 @@ type Options struct {
 	TLSConfig *tls.Config
 	Mailbox   string // INBOX
 
+	Policy  upstream.Policy  // what becomes of messages that clients remove and read
+	Journal upstream.Journal // of removals; nil: none
+	UIDL    UIDL             // the form of unique-ids
+
 	ConnectTimeout time.Duration // for TCP, TLS and the greeting together; 20 seconds
 	IdleTimeout    time.Duration // for the next octets while an answer is awaited; 30 seconds
 	SearchTimeout  time.Duration // the same where the server may have to think; 60 seconds

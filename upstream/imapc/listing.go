@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 
 	"postern/upstream"
 )
@@ -15,6 +14,7 @@ import (
 // above the size, oldest first. It is an upstream.Listing.
 type listing struct {
 	uidValidity uint32
+	uidl        UIDL
 	entries     []uint64
 	large       map[uint32]int64 // by UID, the sizes that are marked as large
 }
@@ -61,18 +61,15 @@ func (l *listing) Size(i int) int64 {
 	return l.large[l.uid(i)]
 }
 
-// AppendUIDL implements upstream.Listing: UIDVALIDITY and UID name a message
-// for ever, and the dot keeps them apart.
+// AppendUIDL implements upstream.Listing.
 func (l *listing) AppendUIDL(dst []byte, i int) []byte {
-	dst = strconv.AppendUint(dst, uint64(l.uidValidity), 10)
-	dst = append(dst, '.')
-	return strconv.AppendUint(dst, uint64(l.uid(i)), 10)
+	return l.uidl.append(dst, l.uidValidity, l.uid(i))
 }
 
 // list reads the whole mailbox. A message that somebody expunges meanwhile may
 // be in it or not; any other that is missing makes it an error.
 func (c *conn) list(ctx context.Context) (*listing, error) {
-	l := &listing{uidValidity: c.box.uidValidity}
+	l := &listing{uidValidity: c.box.uidValidity, uidl: c.o.UIDL}
 	expected := c.box.messages
 	if expected == 0 {
 		return l, nil // "1:*" would be an error to some servers
