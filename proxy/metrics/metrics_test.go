@@ -24,6 +24,10 @@ import (
 func full() (*Metrics, pop3.Hooks, upstream.Hooks) {
 	m := New("1.2.3")
 	m.Certificate(":995", func() time.Time { return time.Unix(2_000_000_000, 0) })
+	m.Ledger("office")
+	m.Purged("office")
+	m.Listings("office", memory{})
+	m.Journal("office", memory{})
 	return m, m.Sessions(":995"), m.Upstream("office", "imap")
 }
 

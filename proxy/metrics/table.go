@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"crypto/tls"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,14 @@ var (
 		tls.VersionTLS10: "1.0", tls.VersionTLS11: "1.1", tls.VersionTLS12: "1.2", tls.VersionTLS13: "1.3",
 		0: "failed",
 	}
+
+	// policies are what becomes of removed messages. A policy that a journal
+	// of another version names is unknown.
+	policies = []string{upstream.DeleteExpunge.String(), upstream.DeleteTrash.String(), upstream.DeleteArchive.String(),
+		upstream.DeleteFlag.String(), upstream.DeleteNever.String(), "unknown"}
+
+	// cacheResults: whether a listing was in the cache.
+	cacheResults = []string{"hit", "miss"}
 
 	// results are what a login comes to.
 	results = append([]string{"ok"}, upstream.Kinds()...)
@@ -65,6 +74,15 @@ type table struct {
 	removed        *prometheus.CounterVec
 	removalsFailed *prometheus.CounterVec
 
+	removals      *prometheus.CounterVec
+	resumed       *prometheus.CounterVec
+	purged        *prometheus.CounterVec
+	journalFailed *prometheus.CounterVec
+	uidlRebound   *prometheus.CounterVec
+	uidlChurned   *prometheus.CounterVec
+	ledgerFailed  *prometheus.CounterVec
+	listings      *prometheus.CounterVec
+
 	upstreamOpen           *prometheus.GaugeVec
 	upstreamOpened         *prometheus.CounterVec
 	upstreamFailed         *prometheus.CounterVec
@@ -98,6 +116,15 @@ func newTable(r prometheus.Registerer) *table {
 		messageBytes:   f.counter("message_sent_bytes_total", "Octets of messages sent to clients by RETR and TOP.", "listener"),
 		removed:        f.counter("messages_removed_total", "Messages that QUIT removed and saw to be gone.", "listener"),
 		removalsFailed: f.counter("removals_failed_total", "Messages marked by DELE that QUIT could not remove.", "listener"),
+
+		removals:      f.counter("removals_total", "Messages removed from upstream mailboxes and recorded, by delete policy; those included that a later login finished.", "upstream", "policy"),
+		resumed:       f.counter("removals_resumed_total", "Removals that a session was cut off in, and that a later login brought to an end.", "upstream"),
+		purged:        f.counter("kept_messages_purged_total", "Messages that a removal kept, and that were removed for good when their grace was over.", "upstream"),
+		journalFailed: f.counter("removal_journal_failed_total", "Times that the journal of removals could not be read or written.", "upstream"),
+		uidlRebound:   f.counter("uidls_rebound_total", "Messages that kept their unique-id although the upstream calls them by another name now.", "upstream"),
+		uidlChurned:   f.counter("uidl_churn_refused_total", "Logins refused because their client would have downloaded its mailbox again.", "upstream"),
+		ledgerFailed:  f.counter("uidl_ledger_failed_total", "Times that a ledger of unique-ids could not be read or written.", "upstream"),
+		listings:      f.counter("listings_cached_total", "Logins that found a listing of their mailbox in the cache, or missed one.", "upstream", "result"),
 
 		upstreamOpen:           f.gauge("upstream_connections_open", "Upstream connections now open.", up...),
 		upstreamOpened:         f.counter("upstream_connections_opened_total", "Upstream connections opened, TLS and greeting included.", up...),
@@ -138,6 +165,14 @@ func (t *table) listen(name string) {
 	for _, c := range commands {
 		each(commandResults, func(r string) { t.commands.WithLabelValues(name, c, r) })
 	}
+}
+
+// known keeps a label's values a closed set.
+func known(values []string, value string) string {
+	if slices.Contains(values, value) {
+		return value
+	}
+	return "unknown"
 }
 
 func each(values []string, do func(string)) {
