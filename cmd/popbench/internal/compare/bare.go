@@ -14,15 +14,17 @@ func (b *bench) bareRelay(ctx context.Context) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	address, err := freeAddress()
-	if err != nil {
-		return nil, err
-	}
-	p, err := start(b.dir, nil, self, "relay", "--bare", "--listen", address, "--to", b.storage.pop3)
-	if err != nil {
-		return nil, err
-	}
-	b.atEnd(p.stop)
-	g := &gateway{name: "bare relay", target: load.Target{Address: address, TLS: "off"}, pid: p.pid()}
-	return g, p.ready(ctx, address, true)
+	g := &gateway{name: "bare relay", target: load.Target{TLS: "off"}}
+	return g, withRetry(func() error {
+		if err := freeAddresses(&g.target.Address); err != nil {
+			return err
+		}
+		p, err := start(b.dir, nil, self, "relay", "--bare", "--listen", g.target.Address, "--to", b.storage.pop3)
+		if err != nil {
+			return err
+		}
+		b.atEnd(p.stop)
+		g.pid = p.pid()
+		return p.ready(ctx, g.target.Address, true)
+	})
 }

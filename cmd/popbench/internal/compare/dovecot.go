@@ -47,24 +47,25 @@ func (b *bench) startDovecot(ctx context.Context, name, config string) (*dovecot
 	if d.as, err = mailUser(); err != nil {
 		return nil, err
 	}
-	for _, address := range []*string{&d.imap, &d.imaps, &d.pop3} {
-		if *address, err = freeAddress(); err != nil {
-			return nil, err
+	return d, withRetry(func() error {
+		if err := freeAddresses(&d.imap, &d.imaps, &d.pop3); err != nil {
+			return err
 		}
-	}
-	if err := d.prepare(b, config); err != nil {
-		return nil, err
-	}
-	if d.process, err = start(d.dir, d.as, program, "-F", "-c", d.conf()); err != nil {
-		return nil, err
-	}
-	b.atEnd(d.stop)
-	return d, d.ready(ctx, d.pop3, true)
+		if err := d.prepare(b, config); err != nil {
+			return err
+		}
+		if d.process, err = start(d.dir, d.as, program, "-F", "-c", d.conf()); err != nil {
+			return err
+		}
+		b.atEnd(d.process.stop)
+		return d.ready(ctx, d.pop3, true)
+	})
 }
 
 func (d *dovecot) conf() string { return filepath.Join(d.dir, "dovecot.conf") }
 
 func (d *dovecot) prepare(b *bench, config string) error {
+	os.RemoveAll(d.dir) // of an attempt to start
 	for _, sub := range []string{"", "run", "state", "mail"} {
 		if err := os.Mkdir(filepath.Join(d.dir, sub), 0o755); err != nil {
 			return err

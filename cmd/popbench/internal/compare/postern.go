@@ -37,30 +37,31 @@ type posternOptions struct {
 }
 
 // startPostern starts a gateway to an upstream, with an empty state.
-func (b *bench) startPostern(ctx context.Context, name, upstream string, o posternOptions) (*process, load.Target, error) {
-	address, err := freeAddress()
-	if err != nil {
-		return nil, load.Target{}, err
-	}
-	target := load.Target{Address: address, TLS: "off"}
+func (b *bench) startPostern(ctx context.Context, name, upstream string, o posternOptions) (p *process, target load.Target, err error) {
+	target.TLS = "off"
 	if o.tls {
 		target.TLS, target.Config = "implicit", &tls.Config{InsecureSkipVerify: true} // its own, made for this run
 	}
 	dir := b.path(name)
-	os.RemoveAll(dir) // of a gateway of that name that has ended
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, target, err
-	}
-	config := dir + "/postern.yaml"
-	if err := os.WriteFile(config, []byte(b.posternConfig(address, upstream, dir, o)), 0o644); err != nil {
-		return nil, target, err
-	}
-	p, err := start(dir, nil, b.Postern, "serve", "--config", config)
-	if err != nil {
-		return nil, target, err
-	}
-	b.atEnd(p.stop)
-	return p, target, p.ready(ctx, address, !o.tls)
+	err = withRetry(func() (err error) {
+		if err := freeAddresses(&target.Address); err != nil {
+			return err
+		}
+		os.RemoveAll(dir) // of a gateway of that name that has ended
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		config := dir + "/postern.yaml"
+		if err := os.WriteFile(config, []byte(b.posternConfig(target.Address, upstream, dir, o)), 0o644); err != nil {
+			return err
+		}
+		if p, err = start(dir, nil, b.Postern, "serve", "--config", config); err != nil {
+			return err
+		}
+		b.atEnd(p.stop)
+		return p.ready(ctx, target.Address, !o.tls)
+	})
+	return p, target, err
 }
 
 func (b *bench) posternConfig(address, upstream, dir string, o posternOptions) string {

@@ -2,6 +2,7 @@ package compare
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -81,7 +82,7 @@ func (p *process) ready(ctx context.Context, address string, greets bool) error 
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s ended: %s", p.name, p.output())
+			return fmt.Errorf("%s %w: %s", p.name, errEnded, p.output())
 		case <-ctx.Done():
 			return fmt.Errorf("%s at %s: %w", p.name, address, err)
 		case <-time.After(20 * time.Millisecond):
@@ -109,14 +110,31 @@ func probe(address string, greets bool) error {
 	return err
 }
 
-// freeAddress returns an address on loopback that nobody listens on.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// freeAddresses sets each to an address on loopback that nobody listens on, no
+// two the same.
+func freeAddresses(addresses ...*string) error {
+	for _, a := range addresses {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		*a = l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return nil
+}
+
+var errEnded = errors.New("ended before it was ready")
+
+// withRetry calls start again where a server ended at once: somebody else may
+// have taken a port after it was found to be free.
+func withRetry(start func() error) (err error) {
+	for range 3 {
+		if err = start(); !errors.Is(err, errEnded) {
+			return err
+		}
+	}
+	return err
 }
 
 // mailUser is who a mail server runs as: root leaves that to the user mail.
