@@ -19,6 +19,7 @@ type binding struct {
 	book      *book
 	view      view
 	sameNames bool // names mean what they meant in the book
+	sameIDs   bool // identities do, although names do not
 	moved     bool // most entries have no message under their name
 	renamed   bool // names have changed meaning since the last login
 
@@ -207,64 +208,66 @@ func (b *binding) known() int {
 
 // byNames binds messages to entries of the same name, wherever they stand.
 func (b *binding) byNames() error {
+	judge := b.isSame
 	if !b.sameNames {
-		same, err := b.isSameMailbox()
+		judge = b.isEqual
+		same, err := b.agree(named, b.view.name)
+		if err == nil && !same {
+			b.sameIDs, err = b.agree(identified, b.view.identity)
+		}
 		if err != nil || !same {
 			return err
 		}
 		b.sameNames = true
 	}
 	before := len(b.open)
-	err := b.pair(&b.left, named, b.view.name, b.isSame)
+	err := b.pair(&b.left, named, b.view.name, judge)
 	b.byName += before - len(b.open)
 	return err
 }
 
-func named(e *entry) string { return e.name }
+func named(e *entry) string      { return e.name }
+func identified(e *entry) string { return e.identity }
 
 // samples is how many headers are compared to know a mailbox again.
 const samples = 16
 
-// isSameMailbox tells whether names may be trusted although their origin
-// changed, as when an upstream is only called by another name now: nine in ten
-// names are still there, all with the size that they had, and with the date
-// too; or, where the upstream gives no dates, with the header in a sample.
-func (b *binding) isSameMailbox() (bool, error) {
+// agree tells whether names, or identities, mean what they meant although they
+// come from elsewhere: the upstream may only be called otherwise now, or be
+// reached by another protocol. Short ids of two servers may be equal by chance,
+// but then sizes and dates differ somewhere. So nine in ten must be there
+// still, all with the size and date that they had, and a sample with the header.
+func (b *binding) agree(of func(*entry) string, to func(int) string) (bool, error) {
 	at := make(map[string]int, len(b.open))
 	for _, i := range b.open {
-		at[b.view.name(i)] = i
+		at[to(i)] = i
 	}
-	entries, pairs, dated := 0, 0, 0
+	entries, pairs := 0, 0
 	var known []*entry // with a header to compare
 	for _, e := range b.left {
 		if e.flags&removing != 0 {
 			continue
 		}
 		entries++
-		i, ok := at[e.name]
-		if !ok || e.name == "" {
+		i, ok := at[of(e)]
+		if !ok || of(e) == "" {
 			continue
 		}
 		pairs++
-		if e.size != b.view.Size(i) || b.isRedated(e, i) {
+		if same, _ := b.isEqual(e, i); !same {
 			return false, nil
-		}
-		if e.received != 0 && b.view.received(i) != 0 {
-			dated++
 		}
 		if e.flags&hashed != 0 {
 			known = append(known, e)
 		}
 	}
-	if pairs == 0 || 10*pairs < 9*entries || dated < pairs && len(known) == 0 {
+	if pairs == 0 || 10*pairs < 9*entries {
 		return false, nil
 	}
-	if dated == pairs {
-		return true, nil
-	}
-	for k := range min(samples, len(known)) {
-		e := known[len(known)-1-k*len(known)/samples]
-		if h, ok, err := b.header(at[e.name]); err != nil || !ok || h != e.header {
+	n := min(samples, len(known))
+	for k := range n {
+		e := known[len(known)-1-k*len(known)/n]
+		if h, ok, err := b.header(at[of(e)]); err != nil || !ok || h != e.header {
 			return false, err
 		}
 	}
@@ -311,6 +314,12 @@ func (b *binding) isSame(e *entry, i int) (bool, error) {
 	return !otherSize || !otherDate, nil
 }
 
+// isEqual judges a message that has an entry's name or identity, but from
+// another origin.
+func (b *binding) isEqual(e *entry, i int) (bool, error) {
+	return e.size == b.view.Size(i) && e.received != 0 && e.received == b.view.received(i), nil
+}
+
 // isRedated tells whether the upstream gives a message a date that the entry
 // does not have.
 func (b *binding) isRedated(e *entry, i int) bool {
@@ -322,7 +331,7 @@ func (b *binding) isRedated(e *entry, i int) bool {
 // mailbox that did not move, headers are read only for messages that have also
 // the date of an entry: one that came back from another folder.
 func (b *binding) among(entries *[]*entry) error {
-	err := b.pair(entries, func(e *entry) string { return e.identity }, b.view.identity, b.isIdentified)
+	err := b.pair(entries, identified, b.view.identity, b.isIdentified)
 	if err != nil {
 		return err
 	}
@@ -364,22 +373,21 @@ func (b *binding) among(entries *[]*entry) error {
 
 func sized(size int64, more []byte) string { return fmt.Sprintf("%d %s", size, more) }
 
-// isIdentified judges a message that has an entry's identity. One that is gone
-// may be from another origin than its like today.
+// isIdentified judges a message that has an entry's identity. An entry that was
+// gone before may be from another origin than its like today.
 func (b *binding) isIdentified(e *entry, i int) (bool, error) {
-	if b.sameNames && e.gone == 0 || kind(e.identity) == "gmail" {
-		return true, nil
-	}
 	switch {
+	case b.sameNames && e.gone == 0 || kind(e.identity) == "gmail":
+		return true, nil
+	case b.sameIDs && e.gone == 0:
+		return b.isEqual(e, i)
 	case e.size != b.view.Size(i) || b.isRedated(e, i):
 		return false, nil
-	case e.received != 0 && b.view.received(i) != 0:
-		return true, nil
 	case e.flags&hashed != 0:
 		h, ok, err := b.header(i)
 		return ok && h == e.header, err
 	}
-	return false, nil
+	return e.gone != 0 && e.received != 0 && b.view.received(i) != 0, nil // by isRedated, equal
 }
 
 // byDate binds entries whose header was never seen by size and date, where

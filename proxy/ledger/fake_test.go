@@ -29,6 +29,7 @@ type mailbox struct {
 	gets    int           // calls of Fetch
 	topErr  map[int]error // by call of Top, counting from 1
 	listErr error
+	stuck   error // answer of Remove, which removes nothing then
 	denied  error // answer of Removable
 }
 
@@ -52,6 +53,17 @@ func newMailbox(n int) *mailbox {
 	}
 	return b
 }
+
+// newLargeMailbox has messages that are quickly made, all of one size.
+func newLargeMailbox(n int) *mailbox {
+	b := &mailbox{validity: "17"}
+	for i := range n {
+		b.deliver(short(i))
+	}
+	return b
+}
+
+func short(i int) string { return fmt.Sprintf("Subject: %06d\r\n\r\n", i) }
 
 func (b *mailbox) deliver(text string) {
 	b.last++
@@ -102,6 +114,9 @@ func (d *mailboxDrop) Top(ctx context.Context, i, n int) (io.ReadCloser, error) 
 func (d *mailboxDrop) Removable(int) error { return d.box.denied }
 
 func (d *mailboxDrop) Remove(_ context.Context, messages []int) (int, error) {
+	if d.box.stuck != nil {
+		return 0, d.box.stuck
+	}
 	for _, i := range messages {
 		d.box.messages = slices.DeleteFunc(d.box.messages, func(m message) bool { return m.name == d.listed[i].name })
 	}

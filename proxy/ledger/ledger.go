@@ -8,10 +8,11 @@
 // # What a message is known by
 //
 // The upstream's name of it (UIDVALIDITY and UID, a JMAP id), as long as the
-// names come from the same place (Options.Origin). Where that fails, in this order:
+// names come from the same place (Options.Origin), or evidently mean the same.
+// Where that fails, in this order:
 //  1. an identity that the upstream keeps (EMAILID, X-GM-MSGID); between two
-//     upstreams, only if size and date agree too, or failing dates the header,
-//     since short ids of two servers can be equal by chance;
+//     upstreams only if all of the mailbox bears it out, since short ids of two
+//     servers can be equal by chance;
 //  2. its size and its header (see [Header]), which is read with TOP. Headers
 //     are remembered as they pass by in RETR and TOP: a message that no client
 //     ever downloaded need not be protected from being downloaded again;

@@ -76,7 +76,7 @@ func TestUIDLsStay(t *testing.T) {
 			}
 		}, origin: "imap://new", tops: 200},
 		{name: "IMAP to JMAP", before: func(b *mailbox) { b.identity = "objectid:"; identify(b) },
-			after: func(b *mailbox) { b.validity = "jmap" }, origin: "jmap://old"},
+			after: func(b *mailbox) { b.validity = "jmap" }, origin: "jmap://old", tops: samples},
 		{name: "moved, identities equal by chance", before: func(b *mailbox) { b.identity = "objectid:"; identify(b) },
 			after: func(b *mailbox) {
 				b.renumber("900")
@@ -84,11 +84,11 @@ func TestUIDLsStay(t *testing.T) {
 					b.messages[i].identity = fmt.Sprintf("objectid:E%04d", len(b.messages)-i)
 				}
 			}, origin: "imap://new", tops: 60},
-		{name: "only called otherwise", after: func(*mailbox) {}, origin: "imap://alias"},
+		{name: "only called otherwise", after: func(*mailbox) {}, origin: "imap://alias", tops: samples},
 		{name: "only called otherwise, no dates", before: func(b *mailbox) { b.undated = true },
-			after: func(*mailbox) {}, origin: "imap://alias", tops: samples},
+			after: func(*mailbox) {}, origin: "imap://alias", tops: 60},
 		{name: "Gmail moved to a label's names", before: func(b *mailbox) { b.identity = "gmail:"; identify(b) },
-			after: func(b *mailbox) { b.renumber("900") }, origin: "imap://gmail"},
+			after: func(b *mailbox) { b.renumber("900") }, origin: "imap://gmail", tops: samples},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			box, store := newMailbox(60), newStore(t)
@@ -564,6 +564,108 @@ func TestTwoSessionsAtOnce(t *testing.T) {
 	}
 }
 
+// A mark finds its message also when other sessions changed the ledger
+// between any two writes.
+func TestMarksFindTheirMessage(t *testing.T) {
+	box, store := newMailbox(8), newStore(t)
+	o := New(box, store, Options{RequireRetr: true})
+	a := login(t, o)
+	a.Maildrop.(*maildrop).enough = 1 // each mark is written at the next RETR
+	box.take(0, 1)
+	box.deliver(letter(50))
+	shown(t, o, box)
+	a.retrieve(3, 5)
+	box.take(0, 1)
+	shown(t, o, box)
+	a.retrieve(7)
+	a.close()
+	s := login(t, o)
+	defer s.close()
+	for i := range s.Len() { // the first two are gone
+		if got, want := s.Removable(i) == nil, i == 1 || i == 3 || i == 5; got != want {
+			t.Errorf("message %d removable: %v, want %v", i, got, want)
+		}
+	}
+}
+
+// Messages that could not be removed keep their UIDLs like any others.
+func TestRemovalThatFailed(t *testing.T) {
+	box, store := newMailbox(30), newStore(t)
+	o := New(box, store, Options{})
+	first := drain(t, o, box)
+	box.stuck = upstream.ErrUnavailable
+	s := login(t, o)
+	all := make([]int, s.Len())
+	for i := range all {
+		all[i] = i
+	}
+	if _, err := s.Remove(t.Context(), all); !errors.Is(err, upstream.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	s.close()
+	sameUIDLs(t, first, shown(t, o, box))
+	box.renumber("18")
+	sameUIDLs(t, first, shown(t, o, box))
+}
+
+// Everything is gone for a while, more than a segment of it, and comes back.
+func TestAllGoneAndBack(t *testing.T) {
+	box, store := newLargeMailbox(2*segmentSize+10), newStore(t)
+	box.identity = "objectid:"
+	identify(box)
+	o := New(box, store, Options{})
+	first := shown(t, o, box)
+	all := box.messages
+	box.messages = nil
+	shown(t, o, box)
+	box.messages = all
+	box.renumber("18")
+	sameUIDLs(t, first, shown(t, o, box))
+	b, err := openBook(t.Context(), store, "bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b.Gone) != 0 || len(b.Live) != 3 {
+		t.Errorf("%d segments gone and %d live, want 0 and 3", len(b.Gone), len(b.Live))
+	}
+}
+
+// Identities and headers that were noted under one origin say nothing of what
+// bears the same name under another.
+func TestOriginsAreApart(t *testing.T) {
+	box, store := newLargeMailbox(20), newStore(t)
+	first := drain(t, New(box, store, Options{Origin: "a"}), box)
+	box.renumber("900")
+	box.tops, box.topErr = 0, map[int]error{15: upstream.ErrUnavailable}
+	if _, err := tryLogin(New(box, store, Options{Origin: "b"})); err == nil {
+		t.Fatal("login with headers unread: no error")
+	}
+	reverse(box)
+	box.renumber("900") // the same names for others
+	sameUIDLs(t, first, shown(t, New(box, store, Options{Origin: "c"}), box))
+
+	box.identity = "objectid:"
+	identify(box)
+	o := New(box, store, Options{Origin: "c"})
+	shown(t, o, box)
+	lost := box.messages[0]
+	box.take(0, 1)
+	shown(t, o, box)
+	box.deliver(short(50))
+	moved := New(box, store, Options{Origin: "d"})
+	box.messages[len(box.messages)-1].identity = lost.identity
+	if u := shown(t, moved, box)[short(50)]; u == first[lost.text] {
+		t.Errorf("the new message has UIDL %s of one that is gone on another server", u)
+	}
+	box.take(len(box.messages)-1, len(box.messages))
+	shown(t, moved, box)
+	box.deliver(short(51))
+	box.messages[len(box.messages)-1].identity = lost.identity
+	if u := shown(t, moved, box)[short(51)]; u == first[lost.text] {
+		t.Errorf("later, the new message has UIDL %s of one that is gone on another server", u)
+	}
+}
+
 func TestRequireRetr(t *testing.T) {
 	box, store := newMailbox(5), newStore(t)
 	o := New(box, store, Options{RequireRetr: true})
@@ -658,15 +760,15 @@ func TestStoreFails(t *testing.T) {
 		{"segment not read", 1, plenty, func(b *mailbox) { b.take(0, 1) }, true},
 		{"second segment not read", 2, plenty, func(b *mailbox) { b.renumber("18") }, true},
 		{"nothing to write", plenty, 0, func(*mailbox) {}, false},
-		{"new mail not written", plenty, 0, func(b *mailbox) { b.deliver(letter(9999)) }, false},
+		{"new mail not written", plenty, 0, func(b *mailbox) { b.deliver(short(9999)) }, false},
 		{"renamed UIDL not written", plenty, 0, func(b *mailbox) {
-			b.deliver(letter(9999))
+			b.deliver(short(9999))
 			b.uidl = func(_ *mailbox, m message) string { return "17.1" }
 		}, true},
 		{"re-binding not written", plenty, 0, func(b *mailbox) { b.renumber("18") }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			box, store := newMailbox(segmentSize+10), &faulty{newStore(t), plenty, plenty}
+			box, store := newLargeMailbox(segmentSize+10), &faulty{newStore(t), plenty, plenty}
 			failures := 0
 			o := New(box, store, Options{Hooks: Hooks{Failed: func(error) { failures++ }}})
 			first := drain(t, o, box)

@@ -42,7 +42,7 @@ func (h *history) deliver(n int) {
 		h.box.deliver(fmt.Sprintf("Subject: %06d\r\n\r\n%s\r\n", h.sent, "xy"[:1+h.sent%2]))
 		m := &h.box.messages[len(h.box.messages)-1]
 		m.received = h.clock
-		m.identity = fmt.Sprintf("%s%d-%d", h.box.identity, h.moves, h.sent)
+		m.identity = fmt.Sprint(h.box.identity, h.box.last)
 	}
 }
 
@@ -132,23 +132,23 @@ func TestNoUIDLEverChangesItsMessage(t *testing.T) {
 			},
 			"rebuild": func(t *rapid.T) {
 				h.box.renumber(fmt.Sprint(rapid.IntRange(1, 3).Draw(t, "validity")))
-				// A server that is rebuilt does not give a name and date to another message.
 				h.moves++
-				h.box.last = 1000 * h.moves
+				h.box.last = 1000 * h.moves // names that none had
 				for i := range h.box.messages {
 					h.box.last++
 					h.box.messages[i].name = h.box.last
 				}
 			},
-			"move": func(t *rapid.T) {
-				h.origin = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "origin")
-				h.box.identity = rapid.SampledFrom([]string{"", "objectid:"}).Draw(t, "identity")
+			"move": func(t *rapid.T) { // to where names and identities begin anew
 				h.moves++
-				h.box.last = 1000 * h.moves
+				h.origin = fmt.Sprint("origin ", h.moves)
+				h.box.validity = fmt.Sprint(rapid.IntRange(1, 2).Draw(t, "validity"))
+				h.box.identity = rapid.SampledFrom([]string{"", "objectid:"}).Draw(t, "identity")
+				h.box.last = 0
 				for i := range h.box.messages {
 					h.box.last++
 					h.box.messages[i].name = h.box.last
-					h.box.messages[i].identity = fmt.Sprintf("%s%d-%d", h.box.identity, h.moves, i)
+					h.box.messages[i].identity = fmt.Sprint(h.box.identity, h.box.last)
 				}
 			},
 			"another name for the upstream": func(t *rapid.T) { h.origin += "'" },
