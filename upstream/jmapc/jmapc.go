@@ -57,6 +57,13 @@ type Options struct {
 	// memory; 0 means 4 MiB, a negative number reads nothing ahead.
 	ReadAhead int64
 
+	// Policy is what removing and reading a message does upstream.
+	Policy upstream.Policy
+	// Journal remembers removals that a crash could cut in two; nil: none.
+	Journal upstream.Journal
+	// Listings keeps listings from one session to the next; nil: none.
+	Listings upstream.ListingCache
+
 	Hooks   upstream.Hooks
 	Log     *slog.Logger // nil discards
 	Version string       // of postern, for the User-Agent
