@@ -18,7 +18,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -70,6 +69,9 @@ const allCapabilities = "IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE SORT S
 // Dovecot on the machine the test is skipped, or fails where POSTERN_REAL is 1.
 func Start(t testing.TB, config ...string) *Server {
 	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("Dovecot runs on Linux here")
+	}
 	program := find(t)
 	s := &Server{done: make(chan struct{}), dir: tempDir(t)}
 	s.as, s.group = runAs(t)
@@ -213,10 +215,7 @@ func (s *Server) run(t testing.TB, program string, sockets []*os.File) {
 func (s *Server) command(name string, args ...string) *exec.Cmd {
 	c := exec.Command(name, args...)
 	c.Dir = s.dir
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
-	if os.Getuid() == 0 {
-		c.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(number(s.as.Uid)), Gid: uint32(number(s.as.Gid))}
-	}
+	c.SysProcAttr = attributes(s.as)
 	return c
 }
 
@@ -240,7 +239,7 @@ func (s *Server) awaitGreetings(t testing.TB) {
 
 // stop ends Dovecot with all its processes, and shows its log if the test failed.
 func (s *Server) stop(t testing.TB, p *os.Process) {
-	syscall.Kill(-p.Pid, syscall.SIGTERM)
+	endGroup(p)
 	select {
 	case <-s.done:
 	case <-time.After(20 * time.Second):
