@@ -62,6 +62,9 @@ func (b *binding) bind() error {
 		return err
 	}
 	b.setRemovedAside()
+	if b.book.Imported {
+		b.setDisplacedAside()
+	}
 	b.moved = !b.sameNames || 2*len(b.left) > live || live == 0
 	b.renamed = !b.sameNames || live >= fewMessages && b.byName == 0
 	if len(b.open) == 0 {
@@ -505,6 +508,27 @@ func (b *binding) setRemovedAside() {
 	b.left = slices.DeleteFunc(b.left, func(e *entry) bool { return e.flags&removing != 0 })
 }
 
+// setDisplacedAside: an entry whose message took the UIDL of an import is not
+// one whose message is gone.
+func (b *binding) setDisplacedAside() {
+	if !b.sameNames {
+		return
+	}
+	there := map[string]bool{}
+	for i, e := range b.bound {
+		if e != nil {
+			there[b.view.name(i)] = true
+		}
+	}
+	displaced := func(e *entry) bool { return e.flags&imported == 0 && there[e.name] }
+	for _, e := range b.left {
+		if displaced(e) {
+			b.removed = append(b.removed, e)
+		}
+	}
+	b.left = slices.DeleteFunc(b.left, displaced)
+}
+
 func (b *binding) loadGone() (err error) {
 	b.gone, err = b.book.read(b.ctx, b.book.Gone)
 	return err
@@ -550,11 +574,15 @@ func (b *binding) fetchHeader(i int) (h Header, ok bool, err error) {
 // remember keeps the headers that were read for the next login, since this one
 // fails. It works although ctx may have ended.
 func (b *binding) remember() {
-	if len(b.headers) == 0 {
-		return
-	}
+	learned := false
 	for i, h := range b.headers {
-		b.learned[b.view.name(i)] = entry{name: b.view.name(i), size: b.view.Size(i), header: h}
+		name := b.view.name(i)
+		if e, ok := b.learned[name]; !ok || e.header != h {
+			b.learned[name], learned = entry{name: name, size: b.view.Size(i), header: h}, true
+		}
+	}
+	if !learned {
+		return
 	}
 	var all []*entry
 	for _, e := range b.learned {

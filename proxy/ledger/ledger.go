@@ -178,7 +178,7 @@ func (o *Opener) failed(err error) error {
 	if errors.Is(err, upstream.ErrUnavailable) {
 		return err
 	}
-	return fmt.Errorf("UIDL ledger: %w: %w", upstream.ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", upstream.ErrUnavailable, err)
 }
 
 // Accept lets the next login of an account through, whatever its churn.
