@@ -868,6 +868,32 @@ func TestImport(t *testing.T) {
 	}
 }
 
+// A UIDL of a message that is gone may be imported for one that is there: the
+// map may name what was moved out of the way.
+func TestImportOfWhatIsGone(t *testing.T) {
+	box, store := newMailbox(6), newStore(t)
+	o := New(box, store, Options{})
+	first := drain(t, o, box)
+	text := box.messages[2].text
+	box.take(2, 4)
+	shown(t, o, box)
+	box.deliver(letter(50))
+	n, err := Import(t.Context(), store, "bob", []Known{{UIDL: first[text], Name: "17.7"}})
+	if err != nil || n != 1 {
+		t.Fatalf("imported %d, %v; want 1", n, err)
+	}
+	after := shown(t, o, box)
+	if after[letter(50)] != first[text] {
+		t.Errorf("UIDL %s, want the imported %s", after[letter(50)], first[text])
+	}
+	box.deliver(text)
+	after = shown(t, o, box)
+	unique(t, after)
+	delete(after, letter(50))
+	delete(after, text)
+	sameUIDLs(t, first, after)
+}
+
 func TestImportRefusesWhatIsWrong(t *testing.T) {
 	_, err := Import(t.Context(), newStore(t), "bob", []Known{
 		{UIDL: "a", Name: "1.1"}, {UIDL: "a", Name: "1.2"}, {UIDL: "no UIDL", Name: "1.3"}, {UIDL: "b"}, {UIDL: "c", Name: "1.4", Size: -1},
