@@ -77,7 +77,7 @@ func describe(ctx context.Context, u config.Upstream, a upstream.Account) ([]fin
 }
 
 func describeIMAP(ctx context.Context, u config.Upstream, a upstream.Account) ([]finding, error) {
-	server, err := newIMAP(u, upstream.Hooks{}, nil)
+	server, err := newIMAP(u, wiring{})
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func imapFindings(u config.Upstream, r imapc.Report) []finding {
 }
 
 func describeJMAP(ctx context.Context, u config.Upstream, a upstream.Account) ([]finding, error) {
-	server, err := newJMAP(u, upstream.Hooks{}, nil)
+	server, err := newJMAP(u, wiring{})
 	if err != nil {
 		return nil, err
 	}

@@ -81,7 +81,8 @@ func demoGateway(server, certificate, key string, log *slog.Logger) (*gateway, *
 		}
 		c.Admin.Address = free("127.0.0.1:9110")
 		c.Upstreams = []config.Upstream{{Name: "memory", Protocol: config.IMAP, Address: server, TLS: config.TLSOff}}
-		c.Routes = []config.Route{{User: "*", Upstream: "memory"}}
+		c.Routes = []config.Route{{User: "*", Upstream: "memory", Delete: config.DeleteExpunge}}
+		c.State = config.State{Off: true}
 		g, err := newGateway(&c, log)
 		if errors.Is(err, syscall.EADDRINUSE) && attempts > 1 {
 			continue // somebody was faster

@@ -133,10 +133,15 @@ func runHere(in string, args ...string) (code int, out, err string) {
 }
 
 // writeConfig writes a configuration and returns its path.
+// Unless it says otherwise, the state is kept beside it.
 func writeConfig(t *testing.T, format string, args ...any) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "postern.yaml")
-	if err := os.WriteFile(path, fmt.Appendf(nil, format, args...), 0o600); err != nil {
+	text := fmt.Sprintf(format, args...)
+	if !strings.Contains(text, "\nstate:") {
+		text += "\nstate: {path: state}\n"
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -8,6 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +21,8 @@ import (
 	"postern/proxy/auth"
 	"postern/proxy/metrics"
 	"postern/proxy/pop3"
-	"postern/upstream"
+	"postern/proxy/retention"
+	"postern/proxy/state"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -32,7 +36,8 @@ Sessions are then told that postern shuts down and are closed, with nothing
 removed. One whose QUIT is removing messages may finish, for as long as
 shutdown_timeout in the configuration says. A second signal does not wait.
 
-Certificates that change on disk are taken up without a restart.`,
+Certificates that change on disk are taken up without a restart; the rest of the
+configuration is read at start. SIGHUP changes nothing.`,
 		Example: "  postern serve --config postern.yaml",
 		Args:    cobra.NoArgs,
 		RunE:    p.begin(func() error { return p.serve(path) }),
@@ -50,11 +55,35 @@ func (p *program) serve(path string) error {
 	for _, w := range c.Warnings {
 		log.Warn("configuration", "file", w.File, "line", w.Line, "key", w.Key, "err", w.Text)
 	}
+	if c.State.Off {
+		log.Warn(withoutState)
+	}
 	g, err := newGateway(c, log)
 	if err != nil {
 		return err
 	}
+	defer outlast(syscall.SIGHUP, log)()
 	return g.run(p.drain, p.cut)
+}
+
+// outlast keeps a signal from ending the process, until it is called off.
+func outlast(s os.Signal, log *slog.Logger) (off func()) {
+	c, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(c, s)
+	go func() {
+		for {
+			select {
+			case <-c:
+				log.Info("nothing to reload: certificates are taken up as they change, the configuration is read at start", "signal", s.String())
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(c)
+		close(done)
+	}
 }
 
 func newLogger(w io.Writer, c config.Log) *slog.Logger {
@@ -73,14 +102,16 @@ type gateway struct {
 	status  *status
 	server  *proxy.Server
 	timeout time.Duration // for the drain
+	store   state.Store
+	purges  []*retention.Opener // that use the store
 
 	admin         *http.Server
 	adminListener net.Listener // nil without admin.address
 }
 
-// newGateway puts together what a configuration asks for, and binds every
-// address, or none.
-func newGateway(c *config.Config, log *slog.Logger) (*gateway, error) {
+// newGateway puts together what a configuration asks for, opens the state, and
+// binds every address, or none.
+func newGateway(c *config.Config, log *slog.Logger) (_ *gateway, err error) {
 	version := readBuild().version
 	counts := metrics.New(version)
 	g := &gateway{
@@ -88,7 +119,15 @@ func newGateway(c *config.Config, log *slog.Logger) (*gateway, error) {
 		status:  &status{version: version, began: time.Now()},
 		timeout: c.ShutdownTimeout,
 	}
+	defer func() {
+		if err != nil {
+			g.close()
+		}
+	}()
 	g.status.set(errNotStarted)
+	if g.store, err = openState(c.State, state.Options{Serve: true, Log: log}); err != nil {
+		return nil, err
+	}
 	routes, err := g.routes(c, counts)
 	if err != nil {
 		return nil, err
@@ -105,7 +144,7 @@ func newGateway(c *config.Config, log *slog.Logger) (*gateway, error) {
 	}
 	g.server, err = proxy.Listen(proxy.Options{
 		Listeners:      listeners,
-		Authenticator:  auth.New(auth.Options{Routes: routes, LoginDelay: c.Limits.LoginDelay}),
+		Authenticator:  auth.New(auth.Options{Routes: routes, Locker: g.store, LoginDelay: c.Limits.LoginDelay}),
 		Limits:         limits(c.Limits),
 		Implementation: "postern",
 		LoginDelay:     c.Limits.LoginDelay,
@@ -116,7 +155,6 @@ func newGateway(c *config.Config, log *slog.Logger) (*gateway, error) {
 		Log:            log,
 	})
 	if err != nil {
-		g.closeAdmin()
 		return nil, err
 	}
 	g.status.sessions = func() int { open, _ := g.server.Connections(); return open }
@@ -131,25 +169,6 @@ func limits(l config.Limits) pop3.Limits {
 		Errors:   l.Errors,
 		Attempts: l.LoginAttempts,
 	}
-}
-
-// routes connects each route to its upstream. Routes to the same upstream share
-// what opens it.
-func (g *gateway) routes(c *config.Config, counts *metrics.Metrics) ([]auth.Route, error) {
-	openers := map[string]upstream.Opener{}
-	for _, u := range c.Upstreams {
-		hooks := g.status.watch(u.Name, u.Protocol, counts.Upstream(u.Name, u.Protocol))
-		opener, err := openUpstream(u, hooks, g.log)
-		if err != nil {
-			return nil, err
-		}
-		openers[u.Name] = opener
-	}
-	var routes []auth.Route
-	for _, r := range c.Routes {
-		routes = append(routes, auth.Route{User: r.User, Upstream: r.Upstream, Opener: openers[r.Upstream]})
-	}
-	return routes, nil
 }
 
 // listeners loads certificates, and lets metrics and status watch them.
@@ -195,9 +214,9 @@ func shown(listeners []proxy.Listener) []admin.Listener {
 // run serves until drain ends, and then lets sessions finish until they have,
 // the time for it is up, or cut ends. Health and metrics are served to the last.
 func (g *gateway) run(drain, cut context.Context) error {
+	defer g.close()
 	if g.adminListener != nil {
 		go g.serveAdmin()
-		defer g.closeAdmin()
 	}
 	served := make(chan struct{})
 	go func() {
@@ -238,9 +257,19 @@ func (g *gateway) serveAdmin() {
 	}
 }
 
-func (g *gateway) closeAdmin() {
-	g.admin.Close()
+// close gives back what newGateway opened, but for the POP3 listeners.
+func (g *gateway) close() {
 	if g.adminListener != nil {
+		g.admin.Close()
 		g.adminListener.Close() // where Serve never began
+	}
+	for _, p := range g.purges {
+		p.Close()
+	}
+	if g.store == nil {
+		return
+	}
+	if err := g.store.Close(); err != nil {
+		g.log.Warn("state not closed", "err", err)
 	}
 }

@@ -16,16 +16,32 @@ import (
 	"postern/upstream/jmapc"
 )
 
-// openUpstream returns what opens the maildrops of an upstream.
-func openUpstream(u config.Upstream, hooks upstream.Hooks, log *slog.Logger) (upstream.Opener, error) {
-	if u.Protocol == config.JMAP {
-		return newJMAP(u, hooks, log)
-	}
-	return newIMAP(u, hooks, log)
+// A wiring is what an adapter is connected to, besides its upstream. The zero
+// value serves to look at an upstream.
+type wiring struct {
+	trust    *tls.Config // of the upstream, shared by its adapters; nil makes one
+	policy   upstream.Policy
+	uidl     string // template
+	journal  upstream.Journal
+	listings upstream.ListingCache
+	hooks    upstream.Hooks
+	log      *slog.Logger
 }
 
-func newIMAP(u config.Upstream, hooks upstream.Hooks, log *slog.Logger) (*imapc.Upstream, error) {
-	trust, err := trust(u)
+// newAdapter returns what opens the maildrops of an upstream.
+func newAdapter(u config.Upstream, w wiring) (upstream.Opener, error) {
+	if u.Protocol == config.JMAP {
+		return newJMAP(u, w)
+	}
+	return newIMAP(u, w)
+}
+
+func newIMAP(u config.Upstream, w wiring) (*imapc.Upstream, error) {
+	trust, err := w.trustFor(u)
+	if err != nil {
+		return nil, err
+	}
+	uidl, err := imapc.ParseUIDL(w.uidl)
 	if err != nil {
 		return nil, err
 	}
@@ -38,15 +54,18 @@ func newIMAP(u config.Upstream, hooks upstream.Hooks, log *slog.Logger) (*imapc.
 		Address:    u.Address,
 		TLS:        modes[u.TLS],
 		TLSConfig:  trust,
+		Policy:     w.policy,
+		Journal:    w.journal,
+		UIDL:       uidl,
 		MaxMessage: u.MaxMessage,
 		Version:    readBuild().version,
-		Hooks:      hooks,
-		Log:        log,
+		Hooks:      w.hooks,
+		Log:        w.log,
 	}), nil
 }
 
-func newJMAP(u config.Upstream, hooks upstream.Hooks, log *slog.Logger) (*jmapc.Upstream, error) {
-	trust, err := trust(u)
+func newJMAP(u config.Upstream, w wiring) (*jmapc.Upstream, error) {
+	trust, err := w.trustFor(u)
 	if err != nil {
 		return nil, err
 	}
@@ -60,14 +79,27 @@ func newJMAP(u config.Upstream, hooks upstream.Hooks, log *slog.Logger) (*jmapc.
 		Scheme:    schemes[u.Credentials],
 		PlainHTTP: u.PlainHTTP,
 		TLSConfig: trust,
+		Policy:    w.policy,
+		Journal:   w.journal,
+		Listings:  w.listings,
 		Version:   readBuild().version,
-		Hooks:     hooks,
-		Log:       log,
+		Hooks:     w.hooks,
+		Log:       w.log,
 	}), nil
 }
 
+func (w wiring) trustFor(u config.Upstream) (*tls.Config, error) {
+	if w.trust != nil {
+		return w.trust, nil
+	}
+	return trust(u)
+}
+
 // checkUIDL tells what is wrong with a UIDL template.
-func checkUIDL(string) error { return nil }
+func checkUIDL(template string) error {
+	_, err := imapc.ParseUIDL(template)
+	return err
+}
 
 // resumable is how many TLS sessions are kept to be resumed, per upstream.
 const resumable = 256

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"strings"
+
+	"postern/cmd/internal/config"
+	"postern/proxy/auth"
+	"postern/proxy/ledger"
+	"postern/proxy/metrics"
+	"postern/proxy/retention"
+	"postern/proxy/state"
+	"postern/upstream"
+)
+
+// routes connects each route to its upstream: an adapter that follows the
+// route's policy, what purges behind it, and the ledger of unique-ids before
+// it. Routes that differ only in their users share all three.
+func (g *gateway) routes(c *config.Config, counts *metrics.Metrics) ([]auth.Route, error) {
+	wirings := map[string]wiring{}
+	for _, u := range c.Upstreams {
+		w, err := g.wire(u, c.State, counts)
+		if err != nil {
+			return nil, err
+		}
+		wirings[u.Name] = w
+	}
+	made := map[config.Route]upstream.Opener{}
+	var routes []auth.Route
+	for _, r := range c.Routes {
+		alike := r
+		alike.User = ""
+		opener, ok := made[alike]
+		if !ok {
+			var err error
+			if opener, err = g.opener(c, r, wirings[r.Upstream], counts); err != nil {
+				return nil, err
+			}
+			made[alike] = opener
+		}
+		routes = append(routes, auth.Route{User: r.User, Upstream: r.Upstream, Opener: opener})
+	}
+	return routes, nil
+}
+
+// wire makes what the adapters of an upstream share.
+func (g *gateway) wire(u config.Upstream, s config.State, counts *metrics.Metrics) (wiring, error) {
+	trust, err := trust(u)
+	if err != nil {
+		return wiring{}, err
+	}
+	w := wiring{
+		trust:   trust,
+		journal: counts.Journal(u.Name, g.store.Journal(u.Name)),
+		hooks:   g.status.watch(u.Name, u.Protocol, counts.Upstream(u.Name, u.Protocol)),
+		log:     g.log.With("upstream", u.Name),
+	}
+	if !s.Off {
+		w.listings = counts.Listings(u.Name, listings{g.store, u.Name})
+	}
+	return w, nil
+}
+
+// opener makes what opens the maildrops of a route.
+func (g *gateway) opener(c *config.Config, r config.Route, w wiring, counts *metrics.Metrics) (upstream.Opener, error) {
+	u := c.Upstream(r.Upstream)
+	w.policy, w.uidl = policy(r), r.UIDL
+	adapter, err := newAdapter(u, w)
+	if err != nil || c.State.Off {
+		return adapter, err
+	}
+	purging := retention.New(adapter, g.store, retention.Options{
+		Upstream: u.Name,
+		Policy:   w.policy,
+		Purged:   counts.Purged(u.Name),
+		Log:      g.log,
+	})
+	g.purges = append(g.purges, purging)
+	options := ledgerOptions(u, r)
+	hooks := counts.Ledger(u.Name)
+	options.Hooks = ledger.Hooks{Churned: hooks.Churned, Rebound: hooks.Rebound, Failed: hooks.Failed}
+	options.Log = g.log.With("upstream", u.Name)
+	return ledger.New(purging, g.store, options), nil
+}
+
+// policy is what a route says of removing and reading.
+func policy(r config.Route) upstream.Policy {
+	words := map[string]upstream.Delete{
+		config.DeleteExpunge: upstream.DeleteExpunge,
+		config.DeleteTrash:   upstream.DeleteTrash,
+		config.DeleteArchive: upstream.DeleteArchive,
+		config.DeleteFlag:    upstream.DeleteFlag,
+		config.DeleteNever:   upstream.DeleteNever,
+	}
+	return upstream.Policy{
+		Delete:       words[r.Delete],
+		Folder:       r.ArchiveFolder,
+		Grace:        r.Grace,
+		ExpungeAlone: r.ExpungeIfAlone,
+		Seen:         r.MarkSeen,
+	}
+}
+
+// ledgerOptions is how the ledgers of a route are kept.
+func ledgerOptions(u config.Upstream, r config.Route) ledger.Options {
+	churn := ledger.Churn{Known: r.Churn.Known, GonePercent: r.Churn.GonePercent, NewPercent: r.Churn.NewPercent}
+	if r.Churn.Off {
+		churn.Known = -1
+	}
+	return ledger.Options{
+		Origin:      origin(u),
+		Account:     func(a upstream.Account) string { return ledgerAccount(a.User) },
+		RequireRetr: r.RequireRetr,
+		Churn:       churn,
+	}
+}
+
+// origin says where an upstream's names for messages come from.
+func origin(u config.Upstream) string {
+	where := u.Address
+	if u.Protocol == config.JMAP {
+		if where = u.URL; where == "" {
+			where = u.Domain
+		}
+	}
+	return u.Protocol + " " + where
+}
+
+// ledgerAccount names the ledger of a user, whichever way the name is written
+// and wherever the mail is today.
+func ledgerAccount(user string) string { return strings.ToLower(user) }
+
+// listings are the cached listings of one upstream.
+type listings struct {
+	store    state.Store
+	upstream string
+}
+
+func (l listings) Load(ctx context.Context, account, key string) []byte {
+	return l.store.Listing(ctx, state.ListingKey{Upstream: l.upstream, Account: account, Name: key})
+}
+
+func (l listings) Save(ctx context.Context, account, key string, listing []byte) {
+	l.store.SaveListing(ctx, state.ListingKey{Upstream: l.upstream, Account: account, Name: key}, listing)
+}
