@@ -77,6 +77,9 @@ func (b *bench) posternConfig(address, upstream, dir string, o posternOptions) s
 	if b.Config != "" {
 		f("%s", strings.ReplaceAll(b.Config, "DIR", dir))
 	}
+	if !strings.Contains(b.Config, "state:") {
+		f("state: {path: %s/state}", dir)
+	}
 	f("upstreams:\n  upstream:")
 	switch {
 	case o.jmap != "":
