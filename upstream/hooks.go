@@ -17,4 +17,17 @@ type Hooks struct {
 	RoundTrip func()
 	// Octets: so many octets were received and sent, before TLS and compression.
 	Octets func(received, sent int)
+	// ReadAhead: a message was asked for after the first of a session; hit
+	// tells whether it was on its way already.
+	ReadAhead func(hit bool)
+	// Wasted: so many octets were read ahead and never asked for.
+	Wasted func(octets int64)
+	// Spilled: so many octets that were read ahead went to disk for a while.
+	Spilled func(octets int64)
+	// ListingCache: a mailbox was opened for a session; hit tells whether what
+	// was kept of its listing made up for listing it anew.
+	ListingCache func(hit bool)
+	// WarmReuse: an account logged in where connections are kept warm; hit
+	// tells whether one could be used.
+	WarmReuse func(hit bool)
 }

@@ -15,7 +15,7 @@ import (
 // it, never those beside it or above. Tests may import upstreamtest, too.
 var allowed = map[string][]string{
 	"cmd/postern": {"cmd/internal/config", "cmd/internal/demo", "proxy", "proxy/admin", "proxy/auth", "proxy/ledger",
-		"proxy/metrics", "proxy/pop3", "proxy/retention", "proxy/state", "upstream", "upstream/imapc", "upstream/jmapc"},
+		"proxy/metrics", "proxy/pop3", "proxy/retention", "proxy/state", "upstream", "upstream/imapc", "upstream/jmapc", "upstream/spool"},
 	"cmd/internal/config": {},
 	"cmd/internal/demo":   {},
 
@@ -29,8 +29,9 @@ var allowed = map[string][]string{
 	"proxy/pop3":      {"upstream"},
 
 	"upstream":       {},
-	"upstream/imapc": {"upstream"},
-	"upstream/jmapc": {"upstream"},
+	"upstream/imapc": {"upstream", "upstream/spool"},
+	"upstream/jmapc": {"upstream", "upstream/spool"},
+	"upstream/spool": {},
 
 	// Equipment for tests, which no program imports.
 	"proxy/state/statetest": {"proxy/state", "upstream"},
@@ -40,10 +41,11 @@ var allowed = map[string][]string{
 // foreign is what some packages may import of other people's: the protocol code
 // knows no IMAP, JMAP, Prometheus, YAML or SQL.
 var foreign = map[string][]string{
-	"upstream":   {},
-	"proxy/pop3": {"golang.org/x/"},
-	"proxy/auth": {"golang.org/x/"},
-	"proxy":      {"golang.org/x/"},
+	"upstream":       {},
+	"upstream/spool": {},
+	"proxy/pop3":     {"golang.org/x/"},
+	"proxy/auth":     {"golang.org/x/"},
+	"proxy":          {"golang.org/x/"},
 }
 
 // A goPackage is what go list tells of a package.
