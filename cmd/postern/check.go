@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,8 +37,7 @@ asked for on the terminal, unless --password-file says where it is.`,
 	configFlag(c, &path)
 	c.Flags().BoolVar(&login.connect, "connect", false, "log in at the upstream, and explain what is found")
 	c.Flags().StringVar(&login.user, "user", "", "log in as `NAME`")
-	c.Flags().StringVar(&login.passwordFile, "password-file", "", "take the password from the first line of `FILE`; - is standard input")
-	c.MarkFlagFilename("password-file")
+	passwordFlag(c, &login.passwordFile)
 	return c
 }
 
@@ -68,15 +68,63 @@ func (p *program) explain(path string, c *config.Config) error {
 	if c.Admin.Address != "" {
 		fmt.Fprintf(t, "  %s\tmetrics, health and status page\n", c.Admin.Address)
 	}
+	fmt.Fprintf(t, "\nstate\n  %s\n", stateText(c.State))
 	fmt.Fprintln(t, "\nupstreams")
 	for _, u := range c.Upstreams {
 		fmt.Fprintf(t, "  %s\t%s\n", u.Name, upstreamText(u))
 	}
 	fmt.Fprintln(t, "\nroutes, the first that matches")
 	for _, r := range c.Routes {
-		fmt.Fprintf(t, "  %s\t%s\n", r.User, r.Upstream)
+		fmt.Fprintf(t, "  %s\t%s; %s\n", r.User, r.Upstream, policyText(r))
 	}
 	return t.Flush()
+}
+
+func stateText(s config.State) string {
+	if s.Off {
+		return "off: nothing is remembered"
+	}
+	return fmt.Sprintf("%s, removals kept in the log for %s", s.Path, daysText(s.RemovalsKept))
+}
+
+// policyText says what becomes of the messages that a route's clients remove
+// and read.
+func policyText(r config.Route) string {
+	text := map[string]string{
+		config.DeleteExpunge: "removed messages are gone for good",
+		config.DeleteTrash:   "removed messages go to the trash",
+		config.DeleteArchive: "removed messages go to the archive",
+		config.DeleteFlag:    "removed messages are flagged and hidden",
+		config.DeleteNever:   "nothing is ever removed",
+	}[r.Delete]
+	if r.ArchiveFolder != "" {
+		text = "removed messages go to " + r.ArchiveFolder
+	}
+	if r.Grace > 0 {
+		text += " after " + daysText(r.Grace)
+		if r.Delete != config.DeleteExpunge {
+			text = strings.Replace(text, " after", ", and are purged after", 1)
+		}
+	}
+	if r.RequireRetr {
+		text += "; only what was retrieved is removed"
+	}
+	if r.MarkSeen {
+		text += "; retrieved messages are marked as read"
+	}
+	if r.UIDL != "" {
+		text += "; unique-ids: " + r.UIDL
+	}
+	return text
+}
+
+// daysText is a length of time in days, if it is whole days.
+func daysText(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return plural(int(d/day), "day")
+	}
+	return d.String()
 }
 
 func listenerText(l config.Listener) string {

@@ -36,11 +36,12 @@ upstreams:
   pinned: {protocol: jmap, url: "https://jmap.example.org/jmap", fingerprint: %[3]q}
   looked-up: {protocol: jmap, domain: example.org, credentials: bearer}
   spare: {protocol: jmap, url: "http://jmap.example.org/jmap", plain_http: true}
+state: {path: /var/lib/postern, removals_kept: 36h}
 routes:
-  - {user: "*@example.org", upstream: office}
-  - {user: "*@example.net", upstream: private}
-  - {user: root, upstream: here}
-  - {user: "a*", upstream: pinned}
+  - {user: "*@example.org", upstream: office, delete: archive, archive_folder: Old/POP3, uidl: dovecot}
+  - {user: "*@example.net", upstream: private, mark_seen: true, require_retr: true, grace: 12h}
+  - {user: root, upstream: here, delete: never}
+  - {user: "a*", upstream: pinned, delete: trash, grace: 12h}
   - {user: "*", upstream: looked-up}
 `, certificate, key, strings.Repeat("ab", 32))
 	code, out, err := runHere("", "check", "-c", path)

@@ -104,7 +104,7 @@ asked for it with DELE and has said QUIT.`,
 	root.SetIn(p.in)
 	root.SetOut(p.out)
 	root.SetErr(p.err)
-	root.AddCommand(p.serveCommand(), p.demoCommand(), p.checkCommand(), p.versionCommand())
+	root.AddCommand(p.serveCommand(), p.demoCommand(), p.checkCommand(), p.removalsCommand(), p.undeleteCommand(), p.uidlCommand(), p.versionCommand())
 	return root
 }
 
@@ -121,6 +121,12 @@ func (p *program) begin(run func() error) func(*cobra.Command, []string) error {
 func configFlag(c *cobra.Command, path *string) {
 	c.Flags().StringVarP(path, "config", "c", "/etc/postern/config.yaml", "configuration `FILE`")
 	c.MarkFlagFilename("config", "yaml", "yml")
+}
+
+// passwordFlag adds the flag that says where the password is.
+func passwordFlag(c *cobra.Command, file *string) {
+	c.Flags().StringVar(file, "password-file", "", "take the password from the first line of `FILE`; - is standard input")
+	c.MarkFlagFilename("password-file")
 }
 
 // A configError is what is wrong with the configuration, or prevents it from

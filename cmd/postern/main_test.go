@@ -171,13 +171,13 @@ func golden(t *testing.T, name, got string) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "serve", "demo", "check", "version"} {
+	for _, command := range []string{"", "serve", "demo", "check", "removals", "undelete", "uidl", "uidl accept", "version"} {
 		t.Run("postern "+command, func(t *testing.T) {
 			code, out, err := runHere("", append(strings.Fields(command), "--help")...)
 			if code != exitFine || err != "" {
 				t.Errorf("exit code %d and %q on standard error, want 0 and nothing", code, err)
 			}
-			golden(t, strings.TrimSuffix("help/postern-"+command, "-")+".txt", out)
+			golden(t, strings.TrimSuffix("help/postern-"+strings.ReplaceAll(command, " ", "-"), "-")+".txt", out)
 		})
 	}
 }
