@@ -257,8 +257,11 @@ func clientKilled(t *testing.T, s service) {
 		ctx, kill := context.WithCancel(t.Context())
 		defer kill()
 		run.context = ctx
-		relay.after(320_000, kill)
-		if o := c.start(t, run); o.code != -1 {
+		ended := make(chan struct{})
+		relay.after(320_000, func() { kill(); <-ended })
+		o := c.start(t, run)
+		close(ended)
+		if o.code != -1 {
 			t.Errorf("%s: exit code %d before it was killed\n%s", c.name, o.code, o.output)
 		}
 		relay.mustHaveCome(t)
