@@ -68,6 +68,7 @@ func (u *Upstream) Describe(ctx context.Context, account upstream.Account) (Repo
 	d.uidValidity = c.box.uidValidity
 	r.Took = time.Since(began)
 	r.mailbox(c)
+	r.removal(ctx, c)
 	if _, err := d.List(ctx); err != nil {
 		return r, err
 	}
@@ -91,11 +92,40 @@ func (r *Report) connection(c *conn) {
 func (r *Report) mailbox(c *conn) {
 	r.Mailbox = printable([]byte(c.o.Mailbox))
 	r.Messages, r.UIDValidity, r.ReadOnly = c.box.messages, c.box.uidValidity, c.box.readOnly
+}
+
+// removal tells what would become of a message that a client removes.
+func (r *Report) removal(ctx context.Context, c *conn) {
+	w, err := c.way()
+	to := ""
+	if err == nil && (w == byMove || w == byCopy) {
+		to, err = c.destination(ctx)
+		to = printable([]byte(quote(to)))
+	}
+	if err != nil {
+		r.Removal = "impossible: " + strings.TrimSuffix(printable([]byte(err.Error())), ": "+upstream.ErrRejected.Error())
+		return
+	}
 	r.Removable = true
-	r.Removal = "UID STORE and UID EXPUNGE of the very messages, verified"
-	if err := c.removal(); err != nil {
-		r.Removable = false
-		r.Removal = "impossible: " + strings.TrimSuffix(err.Error(), ": "+upstream.ErrRejected.Error())
+	switch w {
+	case byExpunge:
+		r.Removal = "UID STORE and UID EXPUNGE of the very messages, verified"
+		if c.gmail() {
+			r.Removal += "; Gmail then archives them, or removes them, as the account's IMAP settings say"
+		}
+	case byExpungeAlone:
+		r.Removal = "UID STORE of the very messages, and EXPUNGE if nothing else is flagged, verified"
+	case byMove:
+		r.Removal = "UID MOVE to " + to + ", verified"
+	case byCopy:
+		r.Removal = "UID COPY to " + to + ", then UID STORE and UID EXPUNGE of the very messages, verified"
+	case byFlag:
+		r.Removal = `UID STORE of \Deleted, verified; what is flagged is not listed`
+		if c.gmail() {
+			r.Removal += "; Gmail may expunge it by itself"
+		}
+	case byNothing:
+		r.Removal = "never: what clients remove stays"
 	}
 }
 

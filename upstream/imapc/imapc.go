@@ -5,12 +5,13 @@
 // the deadlines and limits that the library has none of, keeps the first I/O
 // error, and lends its place in the stream to commands of ours whose answers
 // the library could not read or would read slowly: SELECT, the listing,
-// SEARCH, STORE and UID EXPUNGE (see guard and ask).
+// SEARCH, STORE, MOVE and UID EXPUNGE (see guard and ask).
 //
 // One connection has one goroutine, the library's reader. It ends when the
 // guard is closed, provided that no literal is left half read: see body.
 //
-// Never sent: EXPUNGE without UIDs, CLOSE, and sequence numbers.
+// Never sent: CLOSE, sequence numbers, and EXPUNGE without UIDs, but for the
+// policy that asks for it (see expungeAlone).
 //
 // RFC 3501 and 9051 (IMAP), 2595 and 8314 (TLS), 2971 (ID), 4315 (UIDPLUS),
 // 4616 and 4959 (AUTHENTICATE PLAIN), 5530 (response codes).
@@ -130,10 +131,14 @@ func host(address string) string {
 	return address
 }
 
-// Open implements upstream.Opener: it logs in and selects the mailbox.
+// Open implements upstream.Opener: it logs in, selects the mailbox, and settles
+// what an earlier session began to remove.
 func (u *Upstream) Open(ctx context.Context, account upstream.Account) (upstream.Maildrop, error) {
 	c, err := u.open(ctx, account)
 	if err != nil {
+		return nil, err
+	}
+	if c, err = u.settled(ctx, c, account); err != nil {
 		return nil, err
 	}
 	return newMaildrop(u, account, c), nil

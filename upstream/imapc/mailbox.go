@@ -21,12 +21,18 @@ type mailbox struct {
 	readOnly    bool
 }
 
-// selectMailbox selects the mailbox of the options. The library's Select would
-// not tell of UIDNOTSTICKY and READ-ONLY, and gives up over codes it cannot read.
+// selectMailbox selects the mailbox of the options.
 func (c *conn) selectMailbox(ctx context.Context) (mailbox, error) {
+	return c.selectNamed(ctx, c.listedName())
+}
+
+// selectNamed selects a mailbox by the server's own name. The library's Select
+// would not tell of UIDNOTSTICKY and READ-ONLY, and gives up over codes it
+// cannot read.
+func (c *conn) selectNamed(ctx context.Context, name string) (mailbox, error) {
 	var box mailbox
-	doing := "select " + printable([]byte(c.o.Mailbox))
-	command := "SELECT " + quote(c.mailboxName(c.o.Mailbox))
+	doing := "select " + printable([]byte(name))
+	command := "SELECT " + quote(name)
 	s, err := c.ask(ctx, c.searched(), command, box.learn)
 	if err != nil {
 		return box, c.lost(doing, err)

@@ -8,8 +8,6 @@ import (
 	"net"
 	"sync"
 
-	"github.com/emersion/go-imap/v2"
-
 	"postern/upstream"
 )
 
@@ -33,27 +31,11 @@ type maildrop struct {
 }
 
 func newMaildrop(u *Upstream, account upstream.Account, c *conn) *maildrop {
-	d := &maildrop{u: u, account: account, c: c, uidValidity: c.box.uidValidity, refusal: c.removal(),
+	_, refusal := c.way()
+	d := &maildrop{u: u, account: account, c: c, uidValidity: c.box.uidValidity, refusal: refusal,
 		listing: &listing{}, undelivered: make(map[int]bool)}
 	d.life, d.leave = context.WithCancel(context.Background())
 	return d
-}
-
-// removal tells why messages cannot be removed on this connection, or nil.
-// Without UID EXPUNGE, what others have flagged would be removed as well.
-func (c *conn) removal() error {
-	why := ""
-	switch {
-	case c.box.uidValidity == 0 || c.box.notSticky:
-		why = "UIDs do not last"
-	case c.box.readOnly:
-		why = "mailbox is read-only"
-	case !c.caps.Has(imap.CapUIDPlus) && !c.caps.Has(imap.CapIMAP4rev2):
-		why = "the server has no UIDPLUS"
-	default:
-		return nil
-	}
-	return fmt.Errorf("%s: %w", why, upstream.ErrRejected)
 }
 
 // List implements upstream.Maildrop.
@@ -68,6 +50,11 @@ func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if c.o.Policy.Delete == upstream.DeleteFlag {
+		if l, err = c.hideFlagged(ctx, l); err != nil {
+			return nil, err
+		}
 	}
 	d.listing = l
 	return l, nil
@@ -154,7 +141,7 @@ func (d *maildrop) Removable(i int) error {
 	if d.refusal != nil {
 		return d.refusal
 	}
-	if d.undelivered[i] {
+	if d.undelivered[i] && d.u.o.Policy.Delete != upstream.DeleteNever {
 		return fmt.Errorf("UID %d: %w", d.listing.uid(i), upstream.ErrUnreadable)
 	}
 	return nil

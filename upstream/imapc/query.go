@@ -105,6 +105,9 @@ func (g *guard) readAnswer(q *query, r *bufio.Reader) (s status, forward []byte,
 			if s.kind != "OK" {
 				g.note(s)
 			}
+			if s.code == "COPYUID" {
+				s.arg = codeArgument(line)
+			}
 			return s, forward, nil
 		}
 		switch {

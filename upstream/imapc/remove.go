@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -29,9 +28,12 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 	if len(messages) == 0 {
 		return 0, nil
 	}
+	if d.u.o.Policy.Delete == upstream.DeleteNever {
+		return len(messages), nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, removeTime)
 	defer cancel()
-	r := removal{d: d}
+	r := removal{d: d, sent: make(map[uint32]bool), kept: make(map[uint32]upstream.Place)}
 	for _, i := range messages {
 		if err := d.Removable(i); err != nil {
 			r.fail(err)
@@ -41,9 +43,8 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 	}
 	slices.SortFunc(r.todo, func(a, b entry) int { return cmp.Compare(a.uid, b.uid) })
 	r.todo = slices.Compact(r.todo)
-	// From here to the end of run the removal is under way: what is to outlive
-	// a crash of this program is written down before, and crossed out after.
 	r.run(ctx)
+	r.finish(ctx)
 	if r.err != nil {
 		r.err = fmt.Errorf("remove: %d of %d messages removed: %w", r.gone, len(messages), r.err)
 	}
@@ -56,12 +57,30 @@ type entry struct {
 	size int64
 }
 
+func uidsOf(entries []entry) []uint32 {
+	uids := make([]uint32, len(entries))
+	for k, e := range entries {
+		uids[k] = e.uid
+	}
+	return uids
+}
+
 // A removal is on its way from todo to gone.
 type removal struct {
-	d    *maildrop
-	todo []entry // by UID
-	gone int     // messages that were seen to be gone
-	err  error   // the first reason why one is not
+	d      *maildrop
+	to     string // the mailbox that messages are moved to, empty before it was looked for
+	intent int64  // in the journal, 0 before it is written
+	way    way    // that the journal tells
+	todo   []entry
+	gone   int   // messages that were seen to be gone
+	err    error // the first reason why one is not
+
+	sent    map[uint32]bool           // was named by a command that removes
+	kept    map[uint32]upstream.Place // where the server says that it is now
+	removed []upstream.Removal        // what this removal was seen to have removed
+	unseen  []entry                   // what became of them the server does not tell
+	created bool                      // the mailbox to
+	changed bool                      // the mailbox is another one
 }
 
 func (r *removal) fail(err error) {
@@ -75,15 +94,16 @@ func (r *removal) run(ctx context.Context) {
 	wait := retryAfter
 	for try := 1; len(r.todo) > 0; {
 		err := r.chunk(ctx)
+		r.changed = errors.Is(err, upstream.ErrChanged)
 		switch {
 		case err == nil:
 			try = 1
 			continue
-		case errors.Is(err, upstream.ErrChanged) && r.gone > 0:
+		case r.changed && r.gone > 0:
 			// ErrChanged would say that nothing was removed.
 			r.fail(fmt.Errorf("%s: %w", printable([]byte(err.Error())), upstream.ErrUnavailable))
 			return
-		case errors.Is(err, upstream.ErrChanged), errors.Is(err, upstream.ErrRejected), errors.Is(err, errTooLong), try == removeTries:
+		case r.changed, errors.Is(err, upstream.ErrRejected), errors.Is(err, errTooLong), errors.Is(err, errNotBegun), try == removeTries:
 			r.fail(err)
 			return
 		}
@@ -103,24 +123,35 @@ func (r *removal) run(ctx context.Context) {
 }
 
 // chunk removes the first messages of todo. An error means that the connection
-// was lost, or that there is none: todo is as it was. Whatever else goes wrong
-// concerns the chunk alone.
+// was lost, or that there is none to go on with: todo is as it was. Whatever
+// else goes wrong concerns the chunk alone.
 func (r *removal) chunk(ctx context.Context) error {
 	c, err := r.d.connection(ctx) // checks UIDVALIDITY
 	if err != nil {
 		return err
 	}
-	if err := c.removal(); err != nil {
+	w, err := c.way()
+	if err != nil {
+		return err
+	}
+	if (w == byMove || w == byCopy) && r.to == "" {
+		if r.to, err = c.destination(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.begin(ctx, w); err != nil {
 		return err
 	}
 	some := r.todo[:min(len(r.todo), c.chunkSize())]
-	gone, failure := c.remove(ctx, some)
+	seen, failure := r.remove(ctx, c, w, some)
 	if failure != nil && c.g.broken() != nil {
 		return failure
 	}
-	r.gone += gone
 	if failure != nil {
 		r.fail(failure)
+	}
+	if !seen {
+		r.unseen = append(r.unseen, some...)
 	}
 	r.todo = r.todo[len(some):]
 	return nil
@@ -136,201 +167,193 @@ func (c *conn) chunkSize() int {
 	return 940 / longestUID
 }
 
-// remove removes messages and tells how many it saw to be gone; err is nil if
-// that is all of them.
-func (c *conn) remove(ctx context.Context, some []entry) (gone int, err error) {
-	uids, others, err := c.unchanged(ctx, some)
+// remove removes messages and counts those that it saw to be gone; err is nil
+// if that is all of them. seen tells whether it could look.
+func (r *removal) remove(ctx context.Context, c *conn, w way, some []entry) (seen bool, err error) {
+	uids, absent, err := c.unchanged(ctx, some)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
-	gone = len(some) - len(uids) - others
-	if others > 0 {
+	if others := len(some) - len(absent) - len(uids); others > 0 {
 		err = fmt.Errorf("%d messages are not those that were listed: %w", others, upstream.ErrRejected)
 	}
 	if len(uids) == 0 {
-		return gone, err
+		r.count(some, absent)
+		return true, err
 	}
-	refusal, lost := c.flagAndExpunge(ctx, uidSet(uids))
+	refusal, lost := r.act(ctx, c, w, uids)
 	if lost != nil {
-		return 0, lost
+		return false, lost
 	}
-	left, lost := c.present(ctx, uids)
-	if lost != nil {
-		return 0, lost
+	left, unknown := r.left(ctx, c, w, uids)
+	if unknown != nil {
+		return false, unknown
 	}
-	gone += len(uids) - left
+	r.count(some, append(absent, without(uids, left)...))
 	switch {
-	case left > 0 && refusal != nil:
+	case len(left) > 0 && refusal != nil:
 		err = refusal
-	case left > 0:
-		err = fmt.Errorf("%d messages are still there: %w", left, upstream.ErrUnavailable)
+	case len(left) > 0:
+		err = fmt.Errorf("%d messages are still there: %w", len(left), upstream.ErrUnavailable)
 	}
-	return gone, err
+	return true, err
 }
 
-// unchanged returns the UIDs of those messages that are what was listed, and
-// how many are not: a message of another size is another message, whatever its
-// UID. The rest are gone already.
-func (c *conn) unchanged(ctx context.Context, some []entry) (uids []uint32, others int, err error) {
-	all := make([]uint32, len(some))
-	for k, e := range some {
-		all[k] = e.uid
-	}
-	found, err := c.sizes(ctx, uidSet(all))
+// unchanged returns the UIDs of those messages that are what was listed, and of
+// those that are gone already. The rest are not what was listed: a message of
+// another size is another message, whatever its UID.
+func (c *conn) unchanged(ctx context.Context, some []entry) (uids, absent []uint32, err error) {
+	found, err := c.sizes(ctx, uidSet(uidsOf(some)))
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	for _, e := range some {
 		switch size, there := found[e.uid]; {
 		case !there:
+			absent = append(absent, e.uid)
 		case size == e.size:
 			uids = append(uids, e.uid)
 		default:
-			others++
 			c.o.Log.Warn("another message under the same UID", "uid", e.uid, "listed", e.size, "found", size)
 		}
 	}
-	return uids, others, nil
+	return uids, absent, nil
 }
 
-// flagAndExpunge removes exactly the messages of a set. refusal is the server's
-// NO or BAD to one of the two; err means that the connection was lost.
-func (c *conn) flagAndExpunge(ctx context.Context, set string) (refusal, err error) {
-	for _, command := range []string{
-		"UID STORE " + set + ` +FLAGS.SILENT (\Deleted)`,
-		"UID EXPUNGE " + set, // RFC 4315 section 2.1
-	} {
-		s, err := c.ask(ctx, c.searched(), command, ignore)
-		if err != nil {
-			return nil, c.lost("remove", err)
+// count notes which messages of some are gone.
+func (r *removal) count(some []entry, gone []uint32) {
+	for _, e := range some {
+		if !slices.Contains(gone, e.uid) {
+			continue
 		}
-		if s.kind != "OK" {
-			return refused("remove", s, upstream.ErrUnavailable), nil
+		r.gone++
+		if r.sent[e.uid] {
+			r.removed = append(r.removed, r.d.u.removal(r.d.uidValidity, e, r.kept[e.uid]))
+		}
+	}
+}
+
+// removal describes a message that was removed.
+func (u *Upstream) removal(uidValidity uint32, e entry, kept upstream.Place) upstream.Removal {
+	return upstream.Removal{
+		Name: strconv.FormatUint(uint64(e.uid), 10),
+		UIDL: string(u.o.UIDL.append(nil, uidValidity, e.uid)),
+		Size: e.size,
+		Kept: kept,
+	}
+}
+
+// act removes exactly the messages named. refusal is the server's NO or BAD;
+// err means that the connection was lost.
+func (r *removal) act(ctx context.Context, c *conn, w way, uids []uint32) (refusal, err error) {
+	for _, uid := range uids {
+		r.sent[uid] = true
+	}
+	switch w {
+	case byExpunge:
+		return c.flagAndExpunge(ctx, uidSet(uids))
+	case byExpungeAlone:
+		return c.expungeAlone(ctx, uids)
+	case byFlag:
+		return c.tell(ctx, flagCommand(uidSet(uids)))
+	}
+	refusal, err = c.moveAway(ctx, w, uids, r.to, r.kept)
+	no, ok := errors.AsType[*noMove](refusal)
+	if !ok || no.s.code != "TRYCREATE" || !c.configuredFolder() || r.created {
+		return refusal, err
+	}
+	r.created = true
+	if refusal, err = c.tell(ctx, "CREATE "+quote(r.to)); refusal != nil || err != nil {
+		return refusal, err
+	}
+	return c.moveAway(ctx, w, uids, r.to, r.kept)
+}
+
+// left returns the messages that were not removed. Their presence decides, not
+// the server's OK: Dovecot 2.3.19 answers so to UID EXPUNGE also where it
+// removed nothing.
+func (r *removal) left(ctx context.Context, c *conn, w way, uids []uint32) ([]uint32, error) {
+	if w != byFlag {
+		return c.present(ctx, uids)
+	}
+	flagged, _, err := c.find(ctx, uids, " DELETED")
+	if err != nil {
+		return nil, err
+	}
+	for _, uid := range flagged {
+		r.kept[uid] = c.here(uid)
+	}
+	if uids = without(uids, flagged); len(uids) == 0 {
+		return nil, nil
+	}
+	return c.present(ctx, uids)
+}
+
+// here is the place of a message that stays in the selected mailbox.
+func (c *conn) here(uid uint32) upstream.Place {
+	return upstream.Place{
+		Mailbox:  c.listedName(),
+		Validity: strconv.FormatUint(uint64(c.box.uidValidity), 10),
+		Name:     strconv.FormatUint(uint64(uid), 10),
+	}
+}
+
+// tell sends a command that is answered by a status alone. refusal is a NO or
+// BAD; err means that the connection was lost.
+func (c *conn) tell(ctx context.Context, command string) (refusal, err error) {
+	s, err := c.ask(ctx, c.searched(), command, ignore)
+	if err != nil {
+		return nil, c.lost("remove", err)
+	}
+	if s.kind != "OK" {
+		return refused("remove", s, upstream.ErrUnavailable), nil
+	}
+	return nil, nil
+}
+
+func flagCommand(set string) string { return "UID STORE " + set + ` +FLAGS.SILENT (\Deleted)` }
+
+// flagAndExpunge removes exactly the messages of a set. RFC 4315 section 2.1.
+func (c *conn) flagAndExpunge(ctx context.Context, set string) (refusal, err error) {
+	if refusal, err = c.tell(ctx, flagCommand(set)); refusal != nil || err != nil {
+		return refusal, err
+	}
+	return c.tell(ctx, "UID EXPUNGE "+set)
+}
+
+// expungeAlone removes messages from a server that cannot be told which, by the
+// one EXPUNGE without UIDs that is ever sent: where nothing else is flagged
+// both before and after these messages are. What another client flags after
+// that and before the server has the EXPUNGE is lost, which is why a policy
+// must allow this.
+func (c *conn) expungeAlone(ctx context.Context, uids []uint32) (refusal, err error) {
+	for _, command := range []string{flagCommand(uidSet(uids)), "EXPUNGE"} {
+		alone, err := c.alone(ctx, uids)
+		if err != nil {
+			return nil, err
+		}
+		if !alone {
+			return fmt.Errorf("other messages are flagged: %w", upstream.ErrUnavailable), nil
+		}
+		if refusal, err = c.tell(ctx, command); refusal != nil || err != nil {
+			return refusal, err
 		}
 	}
 	return nil, nil
 }
 
-// present tells how many of the messages are there. The OK to UID EXPUNGE does
-// not: Dovecot 2.3.19 answers so also where it removed nothing.
-func (c *conn) present(ctx context.Context, uids []uint32) (int, error) {
-	var found []uidRange
-	answered := false
-	s, err := c.ask(ctx, c.searched(), "UID SEARCH UID "+uidSet(uids), func(line []byte) error {
-		ranges, ok, err := parseSearch(line)
-		if ok {
-			found, answered = append(found, ranges...), true
-		}
-		return err
-	})
-	switch {
-	case err != nil:
-		return 0, c.lost("look for removed messages", err)
-	case s.kind != "OK":
-		return 0, refused("look for removed messages", s, upstream.ErrUnavailable)
-	case !answered: // no news is not an answer
-		sizes, err := c.sizes(ctx, uidSet(uids))
-		return len(sizes), err
+// alone tells whether no message but these is flagged.
+func (c *conn) alone(ctx context.Context, uids []uint32) (bool, error) {
+	flagged, answered, err := c.search(ctx, "DELETED")
+	if err != nil {
+		return false, err
 	}
-	n := 0
-	for _, uid := range uids {
-		if slices.ContainsFunc(found, func(r uidRange) bool { return r.first <= uid && uid <= r.last }) {
-			n++
-		}
-	}
-	return n, nil
-}
-
-// uidSet writes UIDs, which are sorted, as a set that holds no other number.
-func uidSet(uids []uint32) string {
-	var set []byte
-	for k := 0; k < len(uids); {
-		end := k
-		for end+1 < len(uids) && uids[end+1]-uids[end] <= 1 {
-			end++
-		}
-		if k > 0 {
-			set = append(set, ',')
-		}
-		set = strconv.AppendUint(set, uint64(uids[k]), 10)
-		if uids[end] != uids[k] {
-			set = append(set, ':')
-			set = strconv.AppendUint(set, uint64(uids[end]), 10)
-		}
-		k = end + 1
-	}
-	return string(set)
-}
-
-type uidRange struct{ first, last uint32 }
-
-// parseSearch reads the UIDs in a SEARCH or ESEARCH response; ok tells whether
-// the line is one that answers. Ranges stay ranges, however wide. An ESEARCH
-// without UID holds sequence numbers, and counts as no answer.
-func parseSearch(line []byte) (found []uidRange, ok bool, err error) {
-	fields := fieldsOf(line)
-	if len(fields) < 2 {
-		return nil, false, nil
-	}
-	switch {
-	case hasPrefixFold(fields[1], "SEARCH") && len(fields[1]) == len("SEARCH"):
-		for _, f := range fields[2:] {
-			if f[0] == '(' {
-				break // (MODSEQ n), RFC 7162
-			}
-			r, err := parseRanges(f)
-			if err != nil {
-				return nil, false, err
-			}
-			found = append(found, r...)
-		}
-		return found, true, nil
-	case hasPrefixFold(fields[1], "ESEARCH") && len(fields[1]) == len("ESEARCH"):
-		uid := false
-		for k, f := range fields[2:] {
-			if hasPrefixFold(f, "UID") && len(f) == len("UID") {
-				uid = true
-			}
-			if hasPrefixFold(f, "ALL") && len(f) == len("ALL") && k+3 < len(fields) {
-				if found, err = parseRanges(fields[k+3]); err != nil {
-					return nil, false, err
-				}
+	for _, r := range flagged {
+		for uid := uint64(r.first); uid <= uint64(r.last); uid++ {
+			if _, found := slices.BinarySearch(uids, uint32(uid)); !found {
+				return false, nil
 			}
 		}
-		return found, uid, nil
 	}
-	return nil, false, nil
-}
-
-// fieldsOf splits a line at its spaces.
-func fieldsOf(line []byte) (fields [][]byte) {
-	for line = trimSpace(line); len(line) > 0; line = trimSpace(line) {
-		end := 0
-		for end < len(line) && line[end] != ' ' {
-			end++
-		}
-		fields = append(fields, line[:end])
-		line = line[end:]
-	}
-	return fields
-}
-
-func parseRanges(set []byte) (found []uidRange, err error) {
-	for len(set) > 0 {
-		first, n := number(set)
-		last := first
-		set = set[n:]
-		if n > 0 && len(set) > 0 && set[0] == ':' {
-			last, n = number(set[1:])
-			set = set[1+n:]
-		}
-		if n == 0 || first > math.MaxUint32 || last > math.MaxUint32 || len(set) > 0 && set[0] != ',' {
-			return nil, fmt.Errorf("set %s: %w", printable(set), errProtocol)
-		}
-		if len(set) > 0 {
-			set = set[1:]
-		}
-		found = append(found, uidRange{uint32(min(first, last)), uint32(max(first, last))})
-	}
-	return found, nil
+	return answered, nil
 }

@@ -1,0 +1,153 @@
+package imapc
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"postern/upstream"
+)
+
+// find returns those of the messages that meet the criteria, which may be
+// empty. No news is not an answer: answered is false then.
+func (c *conn) find(ctx context.Context, uids []uint32, criteria string) (found []uint32, answered bool, err error) {
+	ranges, answered, err := c.search(ctx, "UID "+uidSet(uids)+criteria)
+	for _, uid := range uids {
+		if slices.ContainsFunc(ranges, func(r uidRange) bool { return r.first <= uid && uid <= r.last }) {
+			found = append(found, uid)
+		}
+	}
+	return found, answered, err
+}
+
+// search returns the UIDs that meet the criteria.
+func (c *conn) search(ctx context.Context, criteria string) (found []uidRange, answered bool, err error) {
+	s, err := c.ask(ctx, c.searched(), "UID SEARCH "+criteria, func(line []byte) error {
+		ranges, ok, err := parseSearch(line)
+		if ok {
+			found, answered = append(found, ranges...), true
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, false, c.lost("search", err)
+	case s.kind != "OK":
+		return nil, false, refused("search", s, upstream.ErrUnavailable)
+	}
+	return found, answered, nil
+}
+
+// present returns those of the messages that are there.
+func (c *conn) present(ctx context.Context, uids []uint32) ([]uint32, error) {
+	found, answered, err := c.find(ctx, uids, "")
+	if err != nil || answered {
+		return found, err
+	}
+	sizes, err := c.sizes(ctx, uidSet(uids))
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(uids), func(uid uint32) bool { _, there := sizes[uid]; return !there }), nil
+}
+
+// without returns the elements of all that are not in some.
+func without(all, some []uint32) []uint32 {
+	return slices.DeleteFunc(slices.Clone(all), func(uid uint32) bool { return slices.Contains(some, uid) })
+}
+
+// uidSet writes UIDs, which are sorted, as a set that holds no other number.
+func uidSet(uids []uint32) string {
+	var set []byte
+	for k := 0; k < len(uids); {
+		end := k
+		for end+1 < len(uids) && uids[end+1]-uids[end] <= 1 {
+			end++
+		}
+		if k > 0 {
+			set = append(set, ',')
+		}
+		set = strconv.AppendUint(set, uint64(uids[k]), 10)
+		if uids[end] != uids[k] {
+			set = append(set, ':')
+			set = strconv.AppendUint(set, uint64(uids[end]), 10)
+		}
+		k = end + 1
+	}
+	return string(set)
+}
+
+type uidRange struct{ first, last uint32 }
+
+// parseSearch reads the UIDs in a SEARCH or ESEARCH response; ok tells whether
+// the line is one that answers. Ranges stay ranges, however wide. An ESEARCH
+// without UID holds sequence numbers, and counts as no answer.
+func parseSearch(line []byte) (found []uidRange, ok bool, err error) {
+	fields := fieldsOf(line)
+	if len(fields) < 2 {
+		return nil, false, nil
+	}
+	switch {
+	case hasPrefixFold(fields[1], "SEARCH") && len(fields[1]) == len("SEARCH"):
+		for _, f := range fields[2:] {
+			if f[0] == '(' {
+				break // (MODSEQ n), RFC 7162
+			}
+			r, err := parseRanges(f)
+			if err != nil {
+				return nil, false, err
+			}
+			found = append(found, r...)
+		}
+		return found, true, nil
+	case hasPrefixFold(fields[1], "ESEARCH") && len(fields[1]) == len("ESEARCH"):
+		uid := false
+		for k, f := range fields[2:] {
+			if hasPrefixFold(f, "UID") && len(f) == len("UID") {
+				uid = true
+			}
+			if hasPrefixFold(f, "ALL") && len(f) == len("ALL") && k+3 < len(fields) {
+				if found, err = parseRanges(fields[k+3]); err != nil {
+					return nil, false, err
+				}
+			}
+		}
+		return found, uid, nil
+	}
+	return nil, false, nil
+}
+
+// fieldsOf splits a line at its spaces.
+func fieldsOf(line []byte) (fields [][]byte) {
+	for line = trimSpace(line); len(line) > 0; line = trimSpace(line) {
+		end := 0
+		for end < len(line) && line[end] != ' ' {
+			end++
+		}
+		fields = append(fields, line[:end])
+		line = line[end:]
+	}
+	return fields
+}
+
+func parseRanges(set []byte) (found []uidRange, err error) {
+	for len(set) > 0 {
+		first, n := number(set)
+		last := first
+		set = set[n:]
+		if n > 0 && len(set) > 0 && set[0] == ':' {
+			last, n = number(set[1:])
+			set = set[1+n:]
+		}
+		if n == 0 || first > math.MaxUint32 || last > math.MaxUint32 || len(set) > 0 && set[0] != ',' {
+			return nil, fmt.Errorf("set %s: %w", printable(set), errProtocol)
+		}
+		if len(set) > 0 {
+			set = set[1:]
+		}
+		found = append(found, uidRange{uint32(min(first, last)), uint32(max(first, last))})
+	}
+	return found, nil
+}
