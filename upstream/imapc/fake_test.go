@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"regexp"
 	"slices"
@@ -44,8 +45,10 @@ type fake struct {
 	connections int
 	commands    []string     // of all connections, without their tags
 	clear       lockedBuffer // what was sent without TLS
-	flagged     []uint32     // by UID STORE
-	expunged    []uint32     // by UID EXPUNGE
+	flagged     []uint32     // in the INBOX, by UID STORE
+	expunged    []uint32     // in the INBOX, by EXPUNGE and UID EXPUNGE
+	boxes       []*fakeBox   // beside the INBOX
+	resumable   []string     // sets that may be expunged without having been flagged
 	serving     sync.WaitGroup
 }
 
@@ -54,6 +57,7 @@ type fakeMessage struct {
 	raw     string
 	size    int // stated; 0: the true one
 	deleted bool
+	seen    bool
 }
 
 type lockedBuffer struct {
@@ -78,8 +82,9 @@ type fakeConn struct {
 	net.Conn
 	f   *fake
 	r   *bufio.Reader
-	n   int    // counting from 1
-	tag string // of the command that is being answered
+	n   int      // counting from 1
+	tag string   // of the command that is being answered
+	box *fakeBox // selected; nil: the INBOX
 }
 
 const password = "s3cret-Passw0rd"
@@ -149,9 +154,13 @@ var allowed = []*regexp.Regexp{
 	regexp.MustCompile(`^UID FETCH 1:\* \(UID RFC822\.SIZE\)$`),
 	regexp.MustCompile(`^UID FETCH [0-9:,]+ \(UID RFC822\.SIZE\)$`),
 	regexp.MustCompile(`^UID FETCH [0-9]+ \(UID BODY\.PEEK\[(HEADER)?\](<[0-9]+\.[0-9]+>)?\)$`),
-	regexp.MustCompile(`^UID STORE [0-9:,]+ \+FLAGS\.SILENT \(\\Deleted\)$`),
+	regexp.MustCompile(`^UID STORE [0-9:,]+ [+-]FLAGS\.SILENT \(\\Deleted\)$`),
+	regexp.MustCompile(`^UID STORE [0-9:,]+ \+FLAGS\.SILENT \(\\Seen\)$`),
 	regexp.MustCompile(`^UID EXPUNGE [0-9:,]+$`),
-	regexp.MustCompile(`^UID SEARCH UID [0-9:,]+$`),
+	regexp.MustCompile(`^UID SEARCH (UID [0-9:,]+( DELETED| UNDELETED)?|DELETED)$`),
+	regexp.MustCompile(`^UID (MOVE|COPY) [0-9:,]+ "[^"]*"$`),
+	regexp.MustCompile(`^LIST ("" ""|"" "\*"|\(SPECIAL-USE\) "" "\*")$`),
+	regexp.MustCompile(`^CREATE "[^"]*"$`),
 }
 
 // checkWire holds every command that was sent against the promise of removal.
@@ -160,7 +169,10 @@ func (f *fake) checkWire() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	stored := ""
-	for _, c := range f.commands {
+	for k, c := range f.commands {
+		if c == "EXPUNGE" && f.options.Policy.ExpungeAlone && k > 0 && f.commands[k-1] == "UID SEARCH DELETED" {
+			continue
+		}
 		if !slices.ContainsFunc(allowed, func(r *regexp.Regexp) bool { return r.MatchString(c) }) {
 			f.t.Errorf("sent %q, which no test allows", c)
 		}
@@ -170,7 +182,7 @@ func (f *fake) checkWire() {
 		if set, ok := strings.CutPrefix(c, "UID STORE "); ok {
 			stored, _, _ = strings.Cut(set, " ")
 		}
-		if set, ok := strings.CutPrefix(c, "UID EXPUNGE "); ok && set != stored {
+		if set, ok := strings.CutPrefix(c, "UID EXPUNGE "); ok && set != stored && !slices.Contains(f.resumable, set) {
 			f.t.Errorf("UID EXPUNGE %s after UID STORE %s", set, stored)
 		}
 	}
@@ -277,43 +289,23 @@ func (c *fakeConn) do(command string) {
 		c.say(`* ID ("name" "fake" "vendor" NIL)`)
 		c.ok("done")
 	case "SELECT":
-		c.selected()
+		c.selectBox(strings.Trim(args, `"`))
 	case "UID FETCH":
 		c.fetch(args)
 	case "UID STORE":
-		named := setOf(args)
-		f.mu.Lock()
-		for i := range f.messages {
-			if m := &f.messages[i]; named.has(m.uid) {
-				m.deleted = true
-				f.flagged = append(f.flagged, m.uid)
-			}
-		}
-		f.mu.Unlock()
-		c.ok("done")
+		c.store(args)
 	case "UID EXPUNGE":
-		named := setOf(args)
-		f.mu.Lock()
-		var kept []fakeMessage
-		for _, m := range f.messages {
-			if m.deleted && named.has(m.uid) {
-				f.expunged = append(f.expunged, m.uid)
-			} else {
-				kept = append(kept, m)
-			}
-		}
-		f.messages = kept
-		f.mu.Unlock()
-		c.ok("done")
+		c.expunge(setOf(args))
+	case "EXPUNGE":
+		c.expunge(set{{1, math.MaxUint32}})
 	case "UID SEARCH":
-		answer := "* SEARCH"
-		named := setOf(args)
-		for _, uid := range f.uids() {
-			if named.has(uid) {
-				answer += fmt.Sprint(" ", uid)
-			}
-		}
-		c.say("%s", answer)
+		c.search(args)
+	case "UID MOVE", "UID COPY":
+		c.transfer(word, args)
+	case "LIST":
+		c.listFolders(args)
+	case "CREATE":
+		f.addBox(strings.Trim(args, `"`), "")
 		c.ok("done")
 	case "LOGOUT":
 		c.say("* BYE bye")
@@ -325,10 +317,16 @@ func (c *fakeConn) do(command string) {
 
 func (c *fakeConn) selected() {
 	f := c.f
-	c.say("* %d EXISTS", len(f.uids()))
+	f.mu.Lock()
+	exists, uidValidity := len(*c.messages()), f.uidValidity
+	if c.box != nil {
+		uidValidity = c.box.uidValidity
+	}
+	f.mu.Unlock()
+	c.say("* %d EXISTS", exists)
 	c.say(`* FLAGS (\Deleted \Seen)`)
-	if f.uidValidity != "" {
-		c.say("* OK [UIDVALIDITY %s] valid", f.uidValidity)
+	if uidValidity != "" {
+		c.say("* OK [UIDVALIDITY %s] valid", uidValidity)
 	}
 	if f.readOnly {
 		c.ok("[READ-ONLY] selected")
@@ -358,7 +356,7 @@ var bodyItem = regexp.MustCompile(`BODY\.PEEK\[(HEADER)?\](<([0-9]+)\.([0-9]+)>)
 
 func (c *fakeConn) fetch(args string) {
 	c.f.mu.Lock()
-	messages := slices.Clone(c.f.messages)
+	messages := slices.Clone(*c.messages())
 	c.f.mu.Unlock()
 	named := setOf(args)
 	for i, m := range messages {
