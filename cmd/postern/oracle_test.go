@@ -1,0 +1,887 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"postern/proxy/auth"
+	"postern/proxy/ledger"
+	"postern/proxy/pop3"
+	"postern/proxy/state"
+	"postern/upstream"
+	"postern/upstream/imapc"
+	"postern/upstream/upstreamtest/oracle"
+)
+
+var (
+	oracleSeed = flag.Uint64("oracle.seed", 0, "play only the oracle's run with this seed, and tell everything that happens")
+	oracleSoak = flag.Duration("oracle.soak", 0, "play the oracle's runs for so long, from a random seed on")
+)
+
+// How many sessions that met a fault a test run wants: with real servers at
+// hand, in every other run, and in a hurry.
+const (
+	faultedReal  = 20_000
+	faultedUsual = 2_000
+	faultedShort = 300
+)
+
+// The oracle's runs: the whole gateway, its lock replaced by none, in front of a
+// mail store that knows what became of every message. In each, several clients
+// of one account do what clients do, and what they should not; another client
+// flags, unflags, expunges and delivers meanwhile; connections break and
+// commands fail at any step, and the gateway dies. Whatever happens, nothing is
+// removed that no client wanted removed, and no answer to QUIT is untrue.
+//
+// A run happens in a bubble, where time passes only while everybody waits, and
+// every actor waits for times of its own: a seed makes the same run again.
+func TestOracle(t *testing.T) {
+	if *oracleSeed != 0 {
+		synctest.Test(t, func(t *testing.T) { play(t, *oracleSeed, &oracleSums{}) })
+		return
+	}
+	var sums oracleSums
+	first, wanted := uint64(1), sums.wanted()
+	enough := func() bool { return sums.faulted.Load() >= wanted }
+	if *oracleSoak > 0 {
+		first = rand.Uint64() >> 16
+		end := time.Now().Add(*oracleSoak)
+		enough = func() bool { return time.Now().After(end) }
+	}
+	var next atomic.Uint64
+	next.Store(first)
+	t.Run("Runs", func(t *testing.T) {
+		for range runtime.GOMAXPROCS(0) {
+			t.Run("", func(t *testing.T) {
+				t.Parallel()
+				for !enough() && !t.Failed() {
+					seed := next.Add(1) - 1
+					synctest.Test(t, func(t *testing.T) { play(t, seed, &sums) })
+				}
+			})
+		}
+	})
+	sums.report(t, next.Load()-first)
+}
+
+// oracleSums are what all runs came to.
+type oracleSums struct {
+	sessions, faulted, removed, confirmed atomic.Int64
+
+	mu    sync.Mutex
+	steps map[string]int // by command and fault
+}
+
+func (*oracleSums) wanted() int64 {
+	switch {
+	case os.Getenv("POSTERN_REAL") == "1":
+		return faultedReal
+	case testing.Short():
+		return faultedShort
+	}
+	return faultedUsual
+}
+
+func (s *oracleSums) count(verb string, do oracle.Do) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.steps == nil {
+		s.steps = map[string]int{}
+	}
+	s.steps[verb+": "+string(do)]++
+}
+
+// report wants every fault at every step of the commit to have been met.
+func (s *oracleSums) report(t *testing.T, runs uint64) {
+	t.Logf("%d runs, %d sessions, %d of them met a fault; %d messages removed, %d answers of QUIT that say so",
+		runs, s.sessions.Load(), s.faulted.Load(), s.removed.Load(), s.confirmed.Load())
+	if testing.Short() {
+		return
+	}
+	for _, verb := range commitVerbs {
+		for _, do := range oracleFaults {
+			if isPossible(verb, do) && s.steps[verb+": "+string(do)] == 0 {
+				t.Errorf("%s: never %s", verb, do)
+			}
+		}
+	}
+	if s.removed.Load() == 0 || s.confirmed.Load() == 0 {
+		t.Error("nothing was removed at all")
+	}
+}
+
+// commitVerbs are the commands of a commit, which break more often than others.
+var commitVerbs = []string{"UID FETCH", "UID STORE", "UID EXPUNGE", "UID SEARCH"}
+
+var oracleFaults = []oracle.Do{oracle.DropBefore, oracle.DropAfter, oracle.DropMiddle, oracle.Refuse,
+	oracle.Half, oracle.Hollow, oracle.Bye, oracle.Silence, oracle.Do(crash)}
+
+const crash = "met by the end of the gateway"
+
+// An oracleStore is what the gateway is in front of, by IMAP or by JMAP, and
+// what other clients do there.
+type oracleStore interface {
+	Deliver(user string, n int) []int
+	IDs(user, box string) []int
+	Flag(user string, id int)
+	Unflag(user string, id int)
+	Take(user string, id int)
+	Renumber(user string)
+	Swap(user string, id int) int
+}
+
+// A world is one run.
+type world struct {
+	t      *testing.T
+	seed   uint64
+	sums   *oracleSums
+	record *oracle.Record
+	store  oracleStore
+	open   func(g *generation, journal upstream.Journal) upstream.Opener
+	cut    func() // every connection of the gateway upstream
+	real   bool   // time passes as it does: nobody waits without need
+	rules  oracle.Rules
+	state  state.Store // nil: none
+	mishap float64     // how likely a command of a commit is to go wrong
+	calm   atomic.Bool // nothing goes wrong any more
+	about  string
+
+	mu         sync.Mutex
+	generation *generation
+	sessions   []*oracle.Session
+	running    map[*oracle.Session]bool
+	hit        map[*oracle.Session]bool // met a fault
+	trace      []string
+	serving    sync.WaitGroup // sessions
+}
+
+const (
+	oracleUser  = "bob@oracle.example"
+	oracleOther = "eve@oracle.example" // has the same UIDs
+)
+
+// A generation is one life of the gateway.
+type generation struct {
+	w      *world
+	server *pop3.Server
+	dead   atomic.Bool
+	end    context.CancelFunc
+	ctx    context.Context
+}
+
+func newWorld(t *testing.T, seed uint64, sums *oracleSums) *world {
+	return &world{t: t, seed: seed, sums: sums, running: map[*oracle.Session]bool{}, hit: map[*oracle.Session]bool{}}
+}
+
+// play makes one run with IMAP, in a bubble.
+func play(t *testing.T, seed uint64, sums *oracleSums) {
+	random := rand.New(rand.NewPCG(seed, 0))
+	w := newWorld(t, seed, sums)
+	server := oracle.NewServer()
+	server.Capabilities = drawCapabilities(random)
+	server.Fault = w.fault
+	w.about = server.Capabilities
+	w.record, w.store, w.cut = &server.Record, server, server.Cut
+	w.open = func(g *generation, journal upstream.Journal) upstream.Opener {
+		return imapc.New(imapc.Options{
+			Address: "imap.oracle.example:143", TLS: imapc.TLSOff, Policy: w.rules.Policy, Journal: journal,
+			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				if g.dead.Load() {
+					return nil, errDead
+				}
+				return server.Dial(ctx, network, address)
+			},
+		})
+	}
+	for _, user := range []string{oracleUser, oracleOther} {
+		server.AddAccount(user, "secret")
+	}
+	w.run(random, oraclePolicies)
+	w.judge()
+}
+
+// drawCapabilities chooses what the server can do.
+func drawCapabilities(r *rand.Rand) string {
+	caps := "IMAP4rev1 SPECIAL-USE"
+	if r.IntN(4) > 0 {
+		caps += " UIDPLUS"
+	}
+	for _, c := range []string{"MOVE", "ESEARCH", "ID", "UNSELECT"} {
+		if r.IntN(2) == 0 {
+			caps += " " + c
+		}
+	}
+	return caps
+}
+
+// run plays a world to its end.
+func (w *world) run(random *rand.Rand, policies []upstream.Delete) {
+	t := w.t
+	w.rules.Policy.Delete = policies[random.IntN(len(policies))]
+	w.rules.Policy.ExpungeAlone = random.IntN(4) == 0
+	w.rules.Policy.Seen = random.IntN(4) == 0
+	w.mishap = []float64{0.05, 0.15, 0.3}[random.IntN(3)]
+	if random.IntN(5) == 0 {
+		store, err := state.Open(t.Context(), state.Options{Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		w.state = store
+	}
+	w.restart()
+	var actors, others sync.WaitGroup
+	for n := range 2 + random.IntN(2) {
+		user := oracleUser
+		if n == 2 && !w.real {
+			user = oracleOther
+		}
+		w.store.Deliver(user, 1+random.IntN(5))
+		actors.Go(func() { w.client(user, uint64(n)) })
+	}
+	stop := make(chan struct{})
+	others.Go(func() { w.others(stop) })
+	actors.Wait()
+	close(stop)
+	others.Wait()
+	w.settle()
+}
+
+// restart begins a life of the gateway.
+func (w *world) restart() {
+	g := &generation{w: w}
+	g.ctx, g.end = context.WithCancel(context.Background())
+	store := w.state
+	if store == nil {
+		store = state.Off()
+	}
+	mortal := mortalStore{store, g}
+	pinned := ledger.New(w.open(g, mortal.Journal("there")), mortal, ledger.Options{Origin: "oracle"})
+	g.server = &pop3.Server{
+		Authenticator: auth.New(auth.Options{
+			Routes: []auth.Route{{User: "*", Upstream: "there", Opener: pinned}},
+			Locker: noLock{},
+		}),
+		PlaintextLogin: func(netip.Addr) bool { return true },
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.generation = g
+}
+
+// noLock lets everybody in: nothing that must be safe may rest on a lock.
+type noLock struct{}
+
+func (noLock) Lock(context.Context, string) (release func(), err error) { return func() {}, nil }
+
+var errDead = errors.New("the gateway is dead")
+
+// die ends the gateway between two octets, and starts it again.
+func (g *generation) die() {
+	if g.dead.Swap(true) {
+		return
+	}
+	g.w.cut()
+	now := g.w.record.Now()
+	g.w.mu.Lock()
+	for s := range g.w.running {
+		if s.Ended == 0 {
+			s.Ended = now
+		}
+	}
+	g.w.mu.Unlock()
+	g.w.restart()
+	g.end() // clients notice, and come back
+}
+
+// A mortalStore forgets nothing, but a dead gateway writes nothing there.
+type mortalStore struct {
+	state.Store
+	g *generation
+}
+
+func (s mortalStore) Journal(name string) upstream.Journal {
+	return mortalJournal{s.Store.Journal(name), s.g}
+}
+
+func (s mortalStore) SaveLedger(ctx context.Context, account string, change state.LedgerChange) (int64, error) {
+	if s.g.dead.Load() {
+		return 0, errDead
+	}
+	return s.Store.SaveLedger(ctx, account, change)
+}
+
+type mortalJournal struct {
+	upstream.Journal
+	g *generation
+}
+
+func (j mortalJournal) Begin(ctx context.Context, intent upstream.Intent) (int64, error) {
+	if j.g.dead.Load() || j.g.w.chance("journal begin") {
+		return 0, errDead
+	}
+	return j.Journal.Begin(ctx, intent)
+}
+
+func (j mortalJournal) End(ctx context.Context, id int64, removed []upstream.Removal) error {
+	if j.g.dead.Load() || j.g.w.chance("journal end") {
+		return errDead
+	}
+	return j.Journal.End(ctx, id, removed)
+}
+
+// chance tells whether the journal cannot be written now.
+func (w *world) chance(what string) bool {
+	now := w.record.Now()
+	r := rand.New(rand.NewPCG(w.seed, 1<<40+uint64(now)))
+	if w.calm.Load() || r.IntN(25) != 0 {
+		return false
+	}
+	w.tell("%s fails", what)
+	return true
+}
+
+// tell keeps a line for when the run fails.
+func (w *world) tell(format string, args ...any) {
+	at := w.record.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.trace = append(w.trace, fmt.Sprintf("%5d ", at)+fmt.Sprintf(format, args...))
+}
+
+// wait lets a time of up to most pass.
+func (w *world) wait(r *rand.Rand, most time.Duration) {
+	d := time.Duration(1 + r.Int64N(int64(most)))
+	if !w.real {
+		time.Sleep(d)
+	}
+}
+
+// fault decides what goes wrong with a command.
+func (w *world) fault(s oracle.Step) oracle.Fault {
+	r := rand.New(rand.NewPCG(w.seed, uint64(s.Conn)<<20|uint64(s.N)))
+	w.wait(r, 20*time.Millisecond)
+	f := oracle.Fault{}
+	if w.calm.Load() || s.Verb == "LOGOUT" || s.Verb == "CAPABILITY" {
+		w.tell("connection %d: %s", s.Conn, s.Command)
+		return f
+	}
+	odds := w.mishap / 10
+	if isCommit(s) {
+		odds = w.mishap
+		w.meddle(r)
+	}
+	if r.Float64() < odds {
+		f = w.mischief(r, s)
+	}
+	w.tell("connection %d: %s %s %s", s.Conn, s.Command, f.Do, f.Reply)
+	return f
+}
+
+var oraclePolicies = []upstream.Delete{upstream.DeleteExpunge, upstream.DeleteExpunge, upstream.DeleteExpunge,
+	upstream.DeleteTrash, upstream.DeleteArchive, upstream.DeleteFlag, upstream.DeleteNever}
+
+// isCommit tells whether a command can belong to the UPDATE state.
+func isCommit(s oracle.Step) bool {
+	switch s.Verb {
+	case "UID STORE", "UID EXPUNGE", "UID MOVE", "UID COPY", "UID SEARCH", "EXPUNGE", "Email/get", "Email/set Email/get":
+		return true
+	}
+	return s.Verb == "UID FETCH" && !strings.Contains(s.Command, "1:*") && !strings.Contains(s.Command, "BODY")
+}
+
+// refusals are how servers say no.
+var refusals = []string{"NO no", "NO [OVERQUOTA] full", "NO [NOPERM] not yours", "NO [SERVERBUG] oops", "NO [UNAVAILABLE] later",
+	"NO [TRYCREATE] where to?", "NO [EXPUNGEISSUED] gone", "BAD what?", "NO [LIMIT] too many", "NO [INUSE] busy"}
+
+// isPossible tells whether a fault is one that a gateway can survive: it has to
+// believe who logged it in, and which messages there are.
+func isPossible(verb string, do oracle.Do) bool {
+	switch verb {
+	case "LOGIN", "SELECT", "UID FETCH":
+		return do != oracle.Hollow && do != oracle.Half
+	}
+	return true
+}
+
+// mischief chooses a fault.
+func (w *world) mischief(r *rand.Rand, s oracle.Step) oracle.Fault {
+	do := oracleFaults[r.IntN(len(oracleFaults))]
+	if !isPossible(s.Verb, do) {
+		do = oracle.Refuse
+	}
+	if isCommit(s) {
+		w.sums.count(s.Verb, do)
+	}
+	w.mu.Lock()
+	for session := range w.running {
+		if session.Account == s.Account || do == crash {
+			w.hit[session] = true
+		}
+	}
+	g := w.generation
+	w.mu.Unlock()
+	f := oracle.Fault{Do: do}
+	switch do {
+	case oracle.Refuse:
+		f.Reply = refusals[r.IntN(len(refusals))]
+		if s.Verb == "LOGIN" {
+			f.Reply = "NO [UNAVAILABLE] later" // or every later login waits for long
+		}
+	case crash:
+		if f.Do = oracle.Obey; r.IntN(2) == 0 {
+			g.die()
+		} else {
+			f.After = g.die
+		}
+	}
+	return f
+}
+
+// others is the other client. It acts now and then until it is stopped.
+func (w *world) others(stop chan struct{}) {
+	r := rand.New(rand.NewPCG(w.seed, 1<<50))
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Duration(1 + r.Int64N(int64(300*time.Millisecond)))):
+			w.meddle(r)
+		}
+	}
+}
+
+// meddle does what another client may do at any moment, or nothing.
+func (w *world) meddle(r *rand.Rand) {
+	user := oracleUser
+	ids := w.store.IDs(user, "INBOX")
+	if len(ids) == 0 {
+		w.store.Deliver(user, 1)
+		return
+	}
+	id := ids[r.IntN(len(ids))]
+	switch r.IntN(40) {
+	case 0, 1, 2:
+		w.store.Flag(user, id)
+	case 3, 4, 5:
+		w.store.Unflag(user, id)
+	case 6, 7:
+		w.store.Take(user, id)
+	case 8, 9, 10:
+		w.store.Deliver(user, 1+r.IntN(2))
+	case 11:
+		if r.IntN(3) == 0 {
+			w.tell("INBOX renumbered")
+			w.store.Renumber(user)
+		}
+	case 12:
+		if r.IntN(3) == 0 && w.swappable() {
+			w.tell("message %d became %d", id, w.store.Swap(user, id))
+		}
+	}
+}
+
+// swappable tells whether no commit is under way: once a message was looked at
+// again, no gateway can know that it is another one.
+func (w *world) swappable() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for s := range w.running {
+		if s.Quit != 0 && s.Ended == 0 {
+			return false
+		}
+	}
+	w.rules.Lenient = true
+	return true
+}
+
+// settle lets the sessions to come succeed, and then looks for what a session
+// that was cut off has left.
+func (w *world) settle() {
+	w.calm.Store(true)
+	s := w.newSession("last", oracleUser)
+	c := w.dial(s)
+	if c.login() && c.scan() {
+		c.quit()
+		c.bye()
+	}
+	c.close()
+	w.serving.Wait()
+	if !w.real {
+		time.Sleep(time.Minute) // for those who are saying goodbye
+	}
+	if s.Answer == "" {
+		w.fail("the last session, with nothing in its way, failed")
+	}
+	if w.state == nil {
+		return
+	}
+	intents, err := w.state.Journal("there").Pending(w.t.Context(), oracleUser)
+	if err != nil || len(intents) > 0 {
+		w.fail("pending after the last session: %v, %v", intents, err)
+	}
+}
+
+func (w *world) fail(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.t.Errorf("seed %d: "+format, append([]any{w.seed}, args...)...)
+}
+
+// judge holds what happened against what was asked for.
+func (w *world) judge() {
+	w.mu.Lock()
+	var sessions []oracle.Session
+	for _, s := range w.sessions {
+		sessions = append(sessions, *s)
+		w.sums.sessions.Add(1)
+		if w.hit[s] {
+			w.sums.faulted.Add(1)
+		}
+		if len(s.Marked) > 0 && strings.HasPrefix(s.Answer, "+OK") {
+			w.sums.confirmed.Add(1)
+		}
+	}
+	w.mu.Unlock()
+	events := w.record.Events()
+	for _, e := range events {
+		if e.Kind == oracle.Left && e.Conn != 0 {
+			w.sums.removed.Add(1)
+		}
+	}
+	for _, wrong := range oracle.Judge(w.rules, events, sessions) {
+		w.fail("%s", wrong)
+	}
+	if w.t.Failed() || *oracleSeed != 0 {
+		w.t.Logf("policy %+v, capabilities %s, state %v\n%s", w.rules.Policy, w.about, w.state != nil, w.story(events))
+		w.t.Logf("to play this run again: go test ./cmd/postern -run 'TestOracle$' -oracle.seed %d", w.seed)
+	}
+}
+
+// story is everything that happened, in order.
+func (w *world) story(events []oracle.Event) string {
+	lines := slices.Clone(w.trace)
+	for _, e := range events {
+		lines = append(lines, e.String())
+	}
+	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(a[:min(5, len(a))], b[:min(5, len(b))]) })
+	return strings.Join(lines, "\n")
+}
+
+// A popSession is a POP3 client at work, which keeps the book of what it did.
+type popSession struct {
+	*oracle.Session
+	w     *world
+	r     *rand.Rand
+	conn  net.Conn
+	lines chan string
+	left  int  // octets until the connection is lost; negative: it is not
+	blind bool // does not wait for answers
+	owed  []func(answer string)
+}
+
+func (w *world) newSession(name, user string) *oracle.Session {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := &oracle.Session{Name: name, Account: user, Asked: map[int]bool{}, Marked: map[int]bool{}}
+	w.sessions = append(w.sessions, s)
+	return s
+}
+
+// dial connects to the gateway that lives now.
+func (w *world) dial(s *oracle.Session) *popSession {
+	client, server := net.Pipe()
+	c := &popSession{Session: s, w: w, conn: client, lines: make(chan string, 1<<16), left: -1,
+		r: rand.New(rand.NewPCG(w.seed, uint64(len(s.Name))<<32))}
+	go func() {
+		defer close(c.lines)
+		for in := bufio.NewReader(client); ; {
+			line, err := in.ReadString('\n')
+			if err != nil {
+				return
+			}
+			c.lines <- strings.TrimSuffix(line, "\r\n")
+		}
+	}()
+	w.mu.Lock()
+	g := w.generation
+	w.running[s] = true
+	w.mu.Unlock()
+	s.Began = w.record.Now()
+	w.serving.Go(func() {
+		g.server.Serve(g.ctx, server)
+		now := w.record.Now()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.running, s)
+		if s.Ended == 0 {
+			s.Ended = now
+		}
+	})
+	context.AfterFunc(g.ctx, func() { client.Close() })
+	return c
+}
+
+func (c *popSession) close() { c.conn.Close() }
+
+// send sends text, up to the point where the connection is lost, and tells
+// whether all of it was taken.
+func (c *popSession) send(text string) bool {
+	if c.left >= 0 && c.left < len(text) {
+		io.WriteString(c.conn, text[:c.left])
+		c.close()
+		return false
+	}
+	if c.left >= 0 {
+		c.left -= len(text)
+	}
+	_, err := io.WriteString(c.conn, text)
+	return err == nil
+}
+
+// answer reads one line.
+func (c *popSession) answer() (line string, ok bool) {
+	line, ok = <-c.lines
+	return line, ok
+}
+
+// do sends a command and reads its answer, now or, if the client is blind, later.
+func (c *popSession) do(command string, then func(answer string)) bool {
+	if !c.blind {
+		c.w.wait(c.r, 30*time.Millisecond)
+	}
+	if !c.send(command + "\r\n") {
+		return false
+	}
+	if c.blind {
+		c.owed = append(c.owed, then)
+		return true
+	}
+	line, ok := c.answer()
+	if ok {
+		then(line)
+	}
+	return ok
+}
+
+// settle reads the answers that a blind client has not.
+func (c *popSession) settle() bool {
+	for _, then := range c.owed {
+		line, ok := c.answer()
+		if !ok {
+			return false
+		}
+		then(line)
+	}
+	c.owed = nil
+	return true
+}
+
+func (c *popSession) login() bool {
+	if _, ok := c.answer(); !ok {
+		return false
+	}
+	in := false
+	return c.do("USER "+c.Account, func(string) {}) &&
+		c.do("PASS secret", func(answer string) { in = strings.HasPrefix(answer, "+OK") }) && in
+}
+
+// body reads the lines of an answer, without the dots that were added; whole
+// tells whether it came to its end.
+func (c *popSession) body() (lines []string, whole bool) {
+	for {
+		line, ok := c.answer()
+		switch {
+		case !ok:
+			return lines, false
+		case line == ".":
+			return lines, true
+		}
+		lines = append(lines, strings.TrimPrefix(line, "."))
+	}
+}
+
+// scan reads the scan listing and the unique-ids.
+func (c *popSession) scan() bool {
+	column := func(command string) (column []string, ok bool) {
+		whole := false
+		c.do(command, func(string) { column, whole = c.body() })
+		for k, line := range column {
+			_, column[k], _ = strings.Cut(line, " ")
+		}
+		return column, whole
+	}
+	sizes, ok := column("LIST")
+	if !ok {
+		return false
+	}
+	for _, size := range sizes {
+		octets := 0
+		fmt.Sscan(size, &octets)
+		c.Shown = append(c.Shown, oracle.IDOf(octets))
+	}
+	c.Listed = c.w.record.Now()
+	c.UIDLs, ok = column("UIDL")
+	return ok
+}
+
+// dele asks for the removal of message n, counting from 0.
+func (c *popSession) dele(n int) bool {
+	id := c.Shown[n]
+	c.Asked[id] = true // unless it is refused
+	return c.do(fmt.Sprintf("DELE %d", n+1), func(answer string) {
+		switch {
+		case strings.HasPrefix(answer, "+OK"):
+			c.Asked[id], c.Marked[id] = true, true
+		case !c.Marked[id]:
+			delete(c.Asked, id)
+		}
+	})
+}
+
+// rset takes all marks back.
+func (c *popSession) rset() bool {
+	if !c.blind {
+		return c.do("RSET", func(string) { clear(c.Asked); clear(c.Marked) })
+	}
+	// The answers to come are those to what was sent before.
+	return c.settle() && c.do("RSET", func(string) {}) && c.settle() && func() bool {
+		clear(c.Asked)
+		clear(c.Marked)
+		return true
+	}()
+}
+
+// retr reads a message, which has to be the one that was shown.
+func (c *popSession) retr(n int) bool {
+	if c.blind {
+		return true
+	}
+	alive := true
+	ok := c.do(fmt.Sprintf("RETR %d", n+1), func(answer string) {
+		if !strings.HasPrefix(answer, "+OK") {
+			return
+		}
+		lines, whole := c.body()
+		alive = whole
+		if got := strings.Join(lines, "\r\n") + "\r\n"; whole && got != oracle.RawOf(c.Shown[n]) && !c.w.lenient() {
+			c.w.fail("%s: message %d came as\n%s", c.Name, c.Shown[n], got)
+		}
+	})
+	return ok && alive
+}
+
+func (w *world) lenient() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rules.Lenient
+}
+
+// quit sends QUIT, as far as the connection lasts.
+func (c *popSession) quit() {
+	const line = "QUIT\r\n"
+	c.w.wait(c.r, 30*time.Millisecond)
+	now := c.w.record.Now()
+	c.w.mu.Lock()
+	if c.left < 0 || c.left >= len(line) {
+		c.Quit = now
+	}
+	c.w.mu.Unlock()
+	c.send(line)
+}
+
+// bye reads the answer to QUIT.
+func (c *popSession) bye() {
+	if !c.settle() {
+		return
+	}
+	if answer, ok := c.answer(); ok {
+		c.Answered = c.w.record.Now()
+		c.Answer = answer
+		c.w.tell("%s: %s", c.Name, answer)
+	}
+}
+
+// client makes sessions, one after another.
+func (w *world) client(user string, n uint64) {
+	r := rand.New(rand.NewPCG(w.seed, 1<<51+n))
+	for k := range 2 + r.IntN(2) {
+		w.wait(r, 200*time.Millisecond)
+		s := w.newSession(fmt.Sprintf("client %d session %d", n, k), user)
+		c := w.dial(s)
+		c.r = r
+		w.session(c, r)
+		c.close()
+	}
+}
+
+// session is what one client does.
+func (w *world) session(c *popSession, r *rand.Rand) {
+	if !c.login() || !c.scan() {
+		return
+	}
+	w.tell("%s: shown %v as %v", c.Name, c.Shown, c.UIDLs)
+	c.blind = r.IntN(5) == 0
+	if r.IntN(4) == 0 {
+		c.left = r.IntN(60)
+		w.hits(c.Session)
+	}
+	for range r.IntN(8) {
+		if len(c.Shown) == 0 || !w.command(c, r) {
+			break
+		}
+	}
+	w.tell("%s: wants %v removed", c.Name, c.Marked)
+	switch r.IntN(8) {
+	case 0: // gone without a word
+		c.close()
+	case 1: // half a word
+		c.left = r.IntN(len("QUIT\r"))
+		w.hits(c.Session)
+		c.quit()
+	case 2: // gone after it
+		w.hits(c.Session)
+		c.quit()
+		c.close()
+	default:
+		c.quit()
+		c.bye()
+	}
+}
+
+// hits notes that a session met a fault: of its own client.
+func (w *world) hits(s *oracle.Session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hit[s] = true
+}
+
+// command is one command of a session.
+func (w *world) command(c *popSession, r *rand.Rand) bool {
+	n := r.IntN(len(c.Shown))
+	switch r.IntN(12) {
+	case 0:
+		return c.rset()
+	case 1, 2, 3:
+		return c.retr(n)
+	case 4:
+		return c.do("NOOP", func(string) {})
+	}
+	return c.dele(n)
+}
