@@ -346,3 +346,15 @@ func (c *lineCounter) count(p []byte) {
 		}
 	}
 }
+
+// discard reads a FETCH response that nobody has asked for. The library's own
+// way would go on reading after an error.
+func discard(msg *imapclient.FetchMessageData) {
+	for item := msg.Next(); item != nil; item = msg.Next() {
+		if b, ok := item.(imapclient.FetchItemDataBodySection); ok && b.Literal != nil {
+			if n, err := io.Copy(io.Discard, readerOnly{b.Literal}); err != nil || n < b.Literal.Size() {
+				return
+			}
+		}
+	}
+}

@@ -19,14 +19,17 @@ import (
 
 // A conn is one connection to the server.
 type conn struct {
-	o        *Options
-	g        *guard
-	lib      *imapclient.Client
-	greeting status
-	tls      *tls.ConnectionState // nil without TLS
-	before   imap.CapSet          // capabilities before login
-	caps     imap.CapSet          // and after it
-	box      mailbox              // the selected one
+	o          *Options
+	g          *guard
+	lib        *imapclient.Client
+	greeting   status
+	tls        *tls.ConnectionState // nil without TLS
+	before     imap.CapSet          // capabilities before login
+	caps       imap.CapSet          // and after it
+	box        mailbox              // the selected one
+	listing    *lister              // of it, asked for already; nil if not
+	identified bool                 // said who we are
+	rtt        time.Duration        // the shortest that a round trip has taken
 }
 
 // connect opens a connection, encrypted as the options say, and reads the
@@ -56,7 +59,9 @@ func (u *Upstream) connect(ctx context.Context) (_ *conn, err error) {
 		return nil, fmt.Errorf("connect to %s: %w", u.o.Address, unavailable(err))
 	}
 	c.g = newGuard(stream, socket, first, &u.o)
-	c.lib = imapclient.New(c.g, nil)
+	c.lib = imapclient.New(c.g, &imapclient.Options{
+		UnilateralDataHandler: &imapclient.UnilateralDataHandler{Fetch: discard},
+	})
 	return c, nil
 }
 
@@ -175,15 +180,23 @@ func (c *conn) during(ctx context.Context, a await) (end func()) {
 // ask sends a command of ours within an operation of its own.
 func (c *conn) ask(ctx context.Context, a await, command string, line func([]byte) error) (status, error) {
 	defer c.during(ctx, a)()
-	c.roundTrip()
+	defer c.roundTrip()()
 	return c.g.ask(command, line)
 }
 
 func ignore([]byte) error { return nil }
 
-func (c *conn) roundTrip() {
+// roundTrip counts a round trip, and times it until the returned function is
+// called.
+func (c *conn) roundTrip() (end func()) {
 	if c.o.Hooks.RoundTrip != nil {
 		c.o.Hooks.RoundTrip()
+	}
+	began := time.Now()
+	return func() {
+		if took := time.Since(began); took < c.rtt || c.rtt == 0 {
+			c.rtt = took
+		}
 	}
 }
 

@@ -62,6 +62,7 @@ func (u *Upstream) Describe(ctx context.Context, account upstream.Account) (Repo
 		return r, err
 	}
 	c.identify(ctx, func(fields []byte) { r.Server = idFields(fields) })
+	c.identified = true
 	if c.box, err = c.selectMailbox(ctx); err != nil {
 		return r, err
 	}

@@ -151,7 +151,8 @@ var allowed = []*regexp.Regexp{
 	regexp.MustCompile(`^(CAPABILITY|LOGOUT|STARTTLS)$`),
 	regexp.MustCompile(`^(LOGIN|AUTHENTICATE|ID) `),
 	regexp.MustCompile(`^SELECT "[^"]*"$`),
-	regexp.MustCompile(`^UID FETCH 1:\* \(UID RFC822\.SIZE\)$`),
+	regexp.MustCompile(`^UID FETCH [0-9]+:\* \(UID RFC822\.SIZE( EMAILID| X-GM-MSGID)?\)$`),
+	regexp.MustCompile(`^UID SEARCH (RETURN \(ALL\) )?UID 1:[0-9]+$`),
 	regexp.MustCompile(`^UID FETCH [0-9:,]+ \(UID RFC822\.SIZE\)$`),
 	regexp.MustCompile(`^UID FETCH [0-9]+ \(UID BODY\.PEEK\[(HEADER)?\](<[0-9]+\.[0-9]+>)?\)$`),
 	regexp.MustCompile(`^UID STORE [0-9:,]+ [+-]FLAGS\.SILENT \(\\Deleted\)$`),
@@ -359,8 +360,10 @@ func (c *fakeConn) fetch(args string) {
 	messages := slices.Clone(*c.messages())
 	c.f.mu.Unlock()
 	named := setOf(args)
+	text, _, _ := strings.Cut(args, " ")
 	for i, m := range messages {
-		if !named.has(m.uid) {
+		last := i == len(messages)-1 && strings.HasSuffix(text, "*")
+		if !named.has(m.uid) && !last {
 			continue
 		}
 		if name, data, ok := m.section(args); ok {

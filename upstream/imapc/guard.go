@@ -46,12 +46,12 @@ type guard struct {
 	writing sync.Mutex // lines do not mix
 
 	mu     sync.Mutex
-	err    error  // what ended the connection
-	await  await  // zero: nothing is awaited
-	octets int64  // left of await.octets
-	asked  *query // a command of ours, not yet answered
-	words  status // the last NO, BAD, BYE or ALERT
-	code   string // of the last tagged response to the library
+	err    error    // what ended the connection
+	await  await    // zero: nothing is awaited
+	octets int64    // left of await.octets
+	asked  []*query // commands of ours, not yet answered
+	words  status   // the last NO, BAD, BYE or ALERT
+	code   string   // of the last tagged response to the library
 
 	// The rest belongs to whoever reads: the library's reader, or the one who
 	// reads a literal while the reader waits. Never both.
@@ -113,13 +113,14 @@ func (g *guard) fail(err error) error {
 		g.err = err
 	}
 	err = g.err
-	var unanswered *query
-	if g.asked != nil && !g.asked.running {
-		unanswered, g.asked = g.asked, nil
+	unanswered := g.asked
+	if len(unanswered) > 0 && unanswered[0].running {
+		unanswered = unanswered[1:] // the reader finishes that one
 	}
+	g.asked = nil
 	g.mu.Unlock()
-	if unanswered != nil {
-		unanswered.finish(status{}, err)
+	for _, q := range unanswered {
+		q.finish(status{}, err)
 	}
 	if first {
 		g.socket.Close()
@@ -258,7 +259,7 @@ func (g *guard) follow(p []byte) (int, error) {
 func (g *guard) asking() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.asked != nil
+	return len(g.asked) > 0
 }
 
 // followLine takes a line, or a part of one if it is not whole.

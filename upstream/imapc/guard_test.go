@@ -166,7 +166,7 @@ func FuzzAsk(f *testing.F) {
 		}}
 		stream := append(bytes.Clone(answer), "P1 OK done\r\n"...)
 		g.conn.(*cannedConn).Reader = bytes.NewReader(append(stream, after...))
-		g.asked = q
+		g.asked = []*query{q}
 		g.answer()
 		<-q.done
 		if q.err == nil && !bytes.HasSuffix(append(bytes.Clone(g.stash), mustReadAll(g.conn)...), after) {
@@ -197,7 +197,7 @@ func BenchmarkList100000(b *testing.B) {
 			l.add(uid, size)
 			return err
 		}}
-		g.asked = q
+		g.asked = []*query{q}
 		g.answer()
 		if <-q.done; q.err != nil || l.Len() != 100000 {
 			b.Fatal(q.err, l.Len())

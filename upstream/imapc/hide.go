@@ -24,7 +24,7 @@ func (c *conn) hideFlagged(ctx context.Context, l *listing) (*listing, error) {
 	}
 	slices.SortFunc(flagged, func(a, b uidRange) int { return cmp.Compare(a.first, b.first) })
 	shown := *l // which may be kept for other sessions
-	shown.entries = nil
+	shown.entries, shown.identities = nil, identities{kind: l.identities.kind}
 	next := 0
 	for i, e := range l.entries {
 		uid := l.uid(i)
@@ -33,6 +33,7 @@ func (c *conn) hideFlagged(ctx context.Context, l *listing) (*listing, error) {
 		}
 		if next == len(flagged) || uid < flagged[next].first {
 			shown.entries = append(shown.entries, e)
+			shown.identities.add(l.identities.at(i))
 		}
 	}
 	return &shown, nil

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"postern/upstream"
+	"postern/upstream/spool"
 )
 
 // A TLSMode is how a connection is encrypted. The zero value is the safe one.
@@ -75,6 +76,12 @@ type Options struct {
 	// address of the host, IPv6 and IPv4 side by side (RFC 8305).
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+	// Listings keeps listings from one session to the next; nil keeps none.
+	Listings upstream.ListingCache
+	// Pool bounds what is read ahead of the clients of all upstreams that share
+	// it; nil makes one for this upstream alone.
+	Pool *spool.Pool
+
 	Hooks upstream.Hooks
 	Log   *slog.Logger // nil discards
 }
@@ -96,6 +103,9 @@ func New(o Options) *Upstream {
 	setDefault(&o.MaxMessages, 2_000_000)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Pool == nil {
+		o.Pool = spool.NewPool(spool.Limits{})
 	}
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
@@ -134,7 +144,7 @@ func host(address string) string {
 // Open implements upstream.Opener: it logs in, selects the mailbox, and settles
 // what an earlier session began to remove.
 func (u *Upstream) Open(ctx context.Context, account upstream.Account) (upstream.Maildrop, error) {
-	c, err := u.open(ctx, account)
+	c, err := u.openToList(ctx, account)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,10 @@ type listing struct {
 	uidl        UIDL
 	entries     []uint64
 	large       map[uint32]int64 // by UID, the sizes that are marked as large
+	identities  identities       // in the order of entries
+
+	reused  bool // made of what was kept of an earlier session
+	unsaved bool // not what is kept now
 }
 
 const maxSize = 1 << 40 // octets; so many messages of this size can be added up
@@ -41,7 +45,10 @@ func (l *listing) uid(i int) uint32 { return uint32(l.entries[i] >> 32) }
 // sort brings the messages into the order of their UIDs, and tells of the first
 // UID that is there twice.
 func (l *listing) sort() error {
-	slices.Sort(l.entries) // by UID, as that is above
+	if !slices.IsSorted(l.entries) {
+		l.identities.sort(l.entries)
+		slices.Sort(l.entries) // by UID, as that is above
+	}
 	for i := 1; i < len(l.entries); i++ {
 		if l.uid(i) == l.uid(i-1) {
 			return fmt.Errorf("two messages with UID %d: %w", l.uid(i), errProtocol)
@@ -64,49 +71,6 @@ func (l *listing) Size(i int) int64 {
 // AppendUIDL implements upstream.Listing.
 func (l *listing) AppendUIDL(dst []byte, i int) []byte {
 	return l.uidl.append(dst, l.uidValidity, l.uid(i))
-}
-
-// list reads the whole mailbox. A message that somebody expunges meanwhile may
-// be in it or not; any other that is missing makes it an error.
-func (c *conn) list(ctx context.Context) (*listing, error) {
-	l := &listing{uidValidity: c.box.uidValidity, uidl: c.o.UIDL}
-	expected := c.box.messages
-	if expected == 0 {
-		return l, nil // "1:*" would be an error to some servers
-	}
-	if expected > c.o.MaxMessages {
-		return nil, fmt.Errorf("list: %d messages: %w: %w", expected, errTooLong, upstream.ErrRejected)
-	}
-	l.entries = make([]uint64, 0, min(expected, 1<<17))
-	bounds := c.searched()
-	bounds.octets = maxOctets + 256*int64(c.o.MaxMessages)
-	s, err := c.ask(ctx, bounds, "UID FETCH 1:* (UID RFC822.SIZE)", func(line []byte) error {
-		if _, word, ok := numbered(line); ok && hasPrefixFold(word, "EXPUNGE") {
-			expected--
-			return nil
-		}
-		uid, size, err := parseSize(line)
-		if err != nil || uid == 0 || size < 0 {
-			return err
-		}
-		if len(l.entries) == c.o.MaxMessages {
-			return errTooLong
-		}
-		l.add(uid, size)
-		return nil
-	})
-	switch {
-	case err != nil:
-		return nil, c.lost("list", err)
-	case s.kind != "OK":
-		return nil, refused("list", s, upstream.ErrUnavailable)
-	case len(l.entries) < expected:
-		return nil, fmt.Errorf("list: %d of %d messages: %w: %w", len(l.entries), expected, errProtocol, upstream.ErrUnavailable)
-	}
-	if err := l.sort(); err != nil {
-		return nil, fmt.Errorf("list: %w: %w", err, upstream.ErrUnavailable)
-	}
-	return l, nil
 }
 
 // sizes asks for the messages of a set that are there, and their sizes.
@@ -159,6 +123,11 @@ func number(text []byte) (v uint64, digits int) {
 // and among whatever else the server puts there. uid is 0 and size is -1 where
 // the response does not tell, as in news of flags.
 func parseSize(line []byte) (uid uint32, size int64, err error) {
+	return parseItems(line, func([]byte, []byte) {})
+}
+
+// parseItems is parseSize, and hands every other item and its value to other.
+func parseItems(line []byte, other func(name, value []byte)) (uid uint32, size int64, err error) {
 	_, rest, ok := numbered(line)
 	if !ok || !hasPrefixFold(rest, "FETCH ") {
 		return 0, -1, nil
@@ -184,7 +153,9 @@ func parseSize(line []byte) (uid uint32, size int64, err error) {
 			}
 			size = int64(v)
 		default:
-			digits = valueLen(value)
+			if digits = valueLen(value); digits > 0 {
+				other(name, value[:digits])
+			}
 		}
 		if digits <= 0 || len(name) == 0 {
 			return 0, -1, malformed(line)

@@ -16,11 +16,24 @@ import (
 
 // open connects, logs in and selects the mailbox.
 func (u *Upstream) open(ctx context.Context, account upstream.Account) (*conn, error) {
+	return u.enter(ctx, account, func(c *conn) (mailbox, error) { return c.selectMailbox(ctx) })
+}
+
+// openToList is open, and has the listing on its way.
+func (u *Upstream) openToList(ctx context.Context, account upstream.Account) (*conn, error) {
+	kept := u.kept(ctx, account.User)
+	return u.enter(ctx, account, func(c *conn) (mailbox, error) {
+		c.listing = c.newLister(kept)
+		return c.selectAnd(ctx, c.listedName(), c.listing)
+	})
+}
+
+func (u *Upstream) enter(ctx context.Context, account upstream.Account, sel func(*conn) (mailbox, error)) (*conn, error) {
 	c, err := u.login(ctx, account)
 	if err != nil {
 		return nil, err
 	}
-	if c.box, err = c.selectMailbox(ctx); err != nil {
+	if c.box, err = sel(c); err != nil {
 		c.g.Close()
 		return nil, err
 	}
@@ -41,7 +54,9 @@ func (u *Upstream) login(ctx context.Context, account upstream.Account) (_ *conn
 		c.g.Close()
 		return nil, err
 	}
-	c.identify(ctx, nil)
+	if c.isNetEase() {
+		c.identify(ctx, nil)
+	}
 	return c, nil
 }
 
@@ -54,8 +69,10 @@ func (c *conn) login(ctx context.Context, account upstream.Account) error {
 		return c.lost(doing, err)
 	}
 	c.before = c.lib.Caps()
-	c.roundTrip()
-	if err := c.authenticate(account); err != nil {
+	end := c.roundTrip()
+	err := c.authenticate(account)
+	end()
+	if err != nil {
 		var refusal *imap.Error
 		if errors.As(err, &refusal) {
 			s := statusOf(refusal)
@@ -101,7 +118,7 @@ func (c *conn) relearn(doing string) error {
 		c.caps = c.lib.Caps()
 		return nil
 	}
-	c.roundTrip()
+	defer c.roundTrip()()
 	caps, err := c.lib.Capability().Wait()
 	if err != nil {
 		var refusal *imap.Error
@@ -118,10 +135,7 @@ func (c *conn) relearn(doing string) error {
 // ID between login and SELECT, and not all of them advertise ID. Seen 2024.
 var netEase = []string{"163.com", "126.com", "yeah.net", "188.com"}
 
-func (c *conn) wantsID() bool {
-	if c.caps.Has(imap.CapID) {
-		return true
-	}
+func (c *conn) isNetEase() bool {
 	name := strings.ToLower(host(c.o.Address))
 	for _, domain := range netEase {
 		if name == domain || strings.HasSuffix(name, "."+domain) {
@@ -134,20 +148,24 @@ func (c *conn) wantsID() bool {
 // identify tells the server who we are and hands its answer to tell, which may
 // be nil. Nothing depends on it: an error shows at the next command.
 func (c *conn) identify(ctx context.Context, tell func(fields []byte)) {
-	if !c.wantsID() {
+	if !c.caps.Has(imap.CapID) && !c.isNetEase() {
 		return
 	}
-	version := printable([]byte(c.o.Version))
-	if version == "" {
-		version = "unknown"
-	}
-	command := `ID ("name" "postern" "version" ` + quote(version) + `)`
-	c.ask(ctx, c.answered(), command, func(line []byte) error {
+	c.ask(ctx, c.answered(), c.identity(), func(line []byte) error {
 		if fields, ok := bytes.CutPrefix(line, []byte("* ID ")); ok && tell != nil {
 			tell(bytes.Clone(fields))
 		}
 		return nil
 	})
+}
+
+// identity is the command that says who we are.
+func (c *conn) identity() string {
+	version := printable([]byte(c.o.Version))
+	if version == "" {
+		version = "unknown"
+	}
+	return `ID ("name" "postern" "version" ` + quote(version) + `)`
 }
 
 // quote makes a quoted string of printable text. RFC 9051 section 4.3.

@@ -26,14 +26,34 @@ func (c *conn) selectMailbox(ctx context.Context) (mailbox, error) {
 	return c.selectNamed(ctx, c.listedName())
 }
 
-// selectNamed selects a mailbox by the server's own name. The library's Select
-// would not tell of UIDNOTSTICKY and READ-ONLY, and gives up over codes it
-// cannot read.
+// selectNamed selects a mailbox by the server's own name.
 func (c *conn) selectNamed(ctx context.Context, name string) (mailbox, error) {
-	var box mailbox
+	c.listing = nil
+	return c.selectAnd(ctx, name, nil)
+}
+
+// selectAnd selects a mailbox. The library's Select would not tell of
+// UIDNOTSTICKY and READ-ONLY, and gives up over codes it cannot read. With it
+// go the commands that need not wait for the answer: ID before it, and l's
+// behind it, if l is not nil. That one is still to be waited for.
+func (c *conn) selectAnd(ctx context.Context, name string, l *lister) (box mailbox, err error) {
+	var queries []*query
+	if c.caps.Has(imap.CapID) && !c.identified && !c.isNetEase() {
+		queries = append(queries, newQuery(c.identity(), ignore))
+	}
+	c.identified = true
+	selected := newQuery("SELECT "+quote(name), box.learn)
+	queries = append(queries, selected)
+	bounds := c.searched()
+	if l != nil {
+		queries, bounds = append(queries, l.query), c.listed()
+	}
+	defer c.during(ctx, bounds)()
+	end := c.roundTrip()
+	c.g.send(queries...)
+	s, err := selected.wait()
+	end()
 	doing := "select " + printable([]byte(name))
-	command := "SELECT " + quote(name)
-	s, err := c.ask(ctx, c.searched(), command, box.learn)
 	if err != nil {
 		return box, c.lost(doing, err)
 	}

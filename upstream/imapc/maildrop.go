@@ -20,6 +20,7 @@ type maildrop struct {
 	uidValidity uint32
 	refusal     error // why nothing can be removed, nil if it can
 	listing     *listing
+	toKeep      *listing     // the same without anything hidden
 	undelivered map[int]bool // messages that the server did not deliver when asked
 
 	life  context.Context // ends with Close
@@ -33,7 +34,7 @@ type maildrop struct {
 func newMaildrop(u *Upstream, account upstream.Account, c *conn) *maildrop {
 	_, refusal := c.way()
 	d := &maildrop{u: u, account: account, c: c, uidValidity: c.box.uidValidity, refusal: refusal,
-		listing: &listing{}, undelivered: make(map[int]bool)}
+		listing: &listing{}, toKeep: &listing{}, undelivered: make(map[int]bool)}
 	d.life, d.leave = context.WithCancel(context.Background())
 	return d
 }
@@ -51,12 +52,16 @@ func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.toKeep = l
 	if c.o.Policy.Delete == upstream.DeleteFlag {
 		if l, err = c.hideFlagged(ctx, l); err != nil {
 			return nil, err
 		}
 	}
 	d.listing = l
+	if hook := d.u.o.Hooks.ListingCache; hook != nil && d.u.o.Listings != nil {
+		hook(d.toKeep.reused)
+	}
 	return l, nil
 }
 
@@ -158,8 +163,14 @@ func (d *maildrop) Close() error {
 		c.g.Close()
 		b.Close()
 	}
-	if c.g.broken() == nil {
-		go c.logout()
-	}
+	go d.retire(c)
 	return nil
+}
+
+// retire does what nobody has to wait for.
+func (d *maildrop) retire(c *conn) {
+	d.save()
+	if c.g.broken() == nil {
+		c.logout()
+	}
 }

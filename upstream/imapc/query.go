@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -14,13 +15,21 @@ var errProtocol = errors.New("not as the protocol has it")
 
 // A query is a command of this package's own, and what becomes of it.
 type query struct {
-	tag  string
-	line func([]byte) error // called with every untagged response
+	tag     string
+	command string
+	line    func([]byte) error // called with every untagged response
 
-	running bool // the reader has it; under guard.mu
-	done    chan struct{}
+	running bool          // the reader has it; under guard.mu
+	done    chan struct{} // closed when what follows stands
 	status  status
 	err     error
+}
+
+// newQuery makes a query that hands every untagged response to line: without
+// its end of line, each literal in it replaced by an empty string. line runs on
+// the library's reader and may fail, which ends the connection.
+func newQuery(command string, line func([]byte) error) *query {
+	return &query{tag: "P" + rand.Text()[:8], command: command, line: line, done: make(chan struct{})}
 }
 
 func (q *query) finish(s status, err error) {
@@ -28,38 +37,52 @@ func (q *query) finish(s status, err error) {
 	close(q.done)
 }
 
-// ask sends a command and hands every untagged response to line: without its
-// end of line, each literal in it replaced by an empty string. line runs on the
-// library's reader and may fail, which ends the connection. An error means that
-// the answer did not come to its end; a NO or BAD is a status.
+// wait returns the answer. An error means that it did not come to its end; a NO
+// or BAD is a status.
+func (q *query) wait() (status, error) {
+	<-q.done
+	return q.status, q.err
+}
+
+// ask sends a command and waits for the answer.
+func (g *guard) ask(command string, line func([]byte) error) (status, error) {
+	q := newQuery(command, line)
+	g.send(q)
+	return q.wait()
+}
+
+// send sends commands, one behind the other, without waiting for answers. They
+// are answered in this order, but a server may overtake itself where that makes
+// no difference (RFC 9051 section 5.5).
 //
 // No command of the library may be waiting for its answer, but for a CAPABILITY
 // that it sends by itself after LOGIN.
-func (g *guard) ask(command string, line func([]byte) error) (status, error) {
-	q := &query{tag: "P" + rand.Text()[:8], line: line, done: make(chan struct{})}
-	g.mu.Lock()
-	if g.err != nil {
-		defer g.mu.Unlock()
-		return status{}, g.err
+func (g *guard) send(queries ...*query) {
+	var text []byte
+	for _, q := range queries {
+		text = append(append(append(append(text, q.tag...), ' '), q.command...), "\r\n"...)
 	}
-	g.asked = q // before the command is sent, so that no answer is missed
+	g.mu.Lock()
+	err := g.err
+	if err == nil {
+		g.asked = append(g.asked, queries...) // before they are sent, so that no answer is missed
+	}
 	g.mu.Unlock()
-	g.Write([]byte(q.tag + " " + command + "\r\n")) // a failure finishes q
-	<-q.done
-	return q.status, q.err
+	if err != nil {
+		for _, q := range queries {
+			q.finish(status{}, err)
+		}
+		return
+	}
+	g.Write(text) // a failure finishes them
 }
 
 // readers are lent to queries, so that a waiting connection has no buffer.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 32<<10) }}
 
-// answer reads the answer to the query that is waiting, if one is.
+// answer reads the answer to the first query that is waiting, if one is.
 func (g *guard) answer() error {
-	g.mu.Lock()
-	q := g.asked
-	if q != nil {
-		q.running = true
-	}
-	g.mu.Unlock()
+	q := g.first()
 	if q == nil {
 		return nil
 	}
@@ -73,11 +96,33 @@ func (g *guard) answer() error {
 	g.stash = append(append(forward, rest...), g.stash...)
 	r.Reset(nil)
 	readers.Put(r)
-	g.mu.Lock()
-	g.asked = nil
-	g.mu.Unlock()
+	g.answered(q.tag)
 	q.finish(s, err)
 	return err
+}
+
+// first returns the query to be answered now, for the reader to finish.
+func (g *guard) first() *query {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.asked) == 0 {
+		return nil
+	}
+	g.asked[0].running = true
+	return g.asked[0]
+}
+
+// answered removes the query of a tag from those that wait, and returns it.
+func (g *guard) answered(tag string) *query {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := slices.IndexFunc(g.asked, func(q *query) bool { return q.tag == tag })
+	if k < 0 {
+		return nil
+	}
+	q := g.asked[k]
+	g.asked = slices.Delete(g.asked, k, k+1)
+	return q
 }
 
 // source is the stream as a query reads it.
@@ -109,6 +154,12 @@ func (g *guard) readAnswer(q *query, r *bufio.Reader) (s status, forward []byte,
 				s.arg = codeArgument(line)
 			}
 			return s, forward, nil
+		}
+		if isStatus && s.tag != "" {
+			if early := g.answered(s.tag); early != nil {
+				early.finish(s, nil)
+				continue
+			}
 		}
 		switch {
 		case isStatus && s.tag != "" || hasPrefixFold(line, "* CAPABILITY"):
