@@ -226,6 +226,9 @@ func (u UIDL) check() error {
 	return nil
 }
 
+// Of returns the unique-id of a message.
+func (u UIDL) Of(uidValidity, uid uint32) string { return string(u.append(nil, uidValidity, uid)) }
+
 // append appends the unique-id of a message to dst.
 func (u UIDL) append(dst []byte, uidValidity, uid uint32) []byte {
 	if len(u.parts) == 0 {
