@@ -171,7 +171,7 @@ func golden(t *testing.T, name, got string) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "serve", "demo", "check", "removals", "undelete", "uidl", "uidl accept", "version"} {
+	for _, command := range []string{"", "serve", "demo", "check", "removals", "undelete", "uidl", "uidl accept", "uidl import", "version"} {
 		t.Run("postern "+command, func(t *testing.T) {
 			code, out, err := runHere("", append(strings.Fields(command), "--help")...)
 			if code != exitFine || err != "" {

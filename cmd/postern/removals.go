@@ -54,9 +54,9 @@ type selection struct {
 
 func (s *selection) flags(c *cobra.Command) {
 	c.Flags().StringVar(&s.user, "user", "", "whose mail, as `NAME` to log in with")
-	c.Flags().StringVar(&s.since, "since", "", "only what was removed at or after `TIME`: 2026-03-01, 2026-03-01T08:00:00Z, or 7d ago")
-	c.Flags().StringVar(&s.session, "session", "", "only what the session with this `ID` in the log removed")
-	c.Flags().Int64SliceVar(&s.ids, "id", nil, "only the removals with these `NUMBERS` in the list")
+	c.Flags().StringVar(&s.since, "since", "", "only what was removed since `TIME`: a date, date and time, or 7d ago")
+	c.Flags().StringVar(&s.session, "session", "", "only what the session with this `ID` removed")
+	c.Flags().Int64SliceVar(&s.ids, "id", nil, "only these `NUMBERS` of the list")
 }
 
 // complete checks the flags.

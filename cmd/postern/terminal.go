@@ -126,3 +126,27 @@ func (p *program) progress(what string) (done func()) {
 		<-stopped
 	}
 }
+
+// counting shows how far something is: on a terminal all the time, elsewhere a
+// line now and then, until end is called.
+func (p *program) counting(what string) (report func(done, all int), end func()) {
+	_, terminal := terminalOf(p.err)
+	next := time.Now().Add(countingPause)
+	report = func(done, all int) {
+		switch {
+		case terminal:
+			fmt.Fprintf(p.err, "\r  %d of %d %s ", done, all, what)
+		case time.Now().After(next):
+			fmt.Fprintf(p.err, "%d of %d %s\n", done, all, what)
+			next = time.Now().Add(countingPause)
+		}
+	}
+	return report, func() {
+		if terminal {
+			fmt.Fprint(p.err, "\r\x1b[K")
+		}
+	}
+}
+
+// countingPause is between two lines where there is no terminal.
+const countingPause = 10 * time.Second

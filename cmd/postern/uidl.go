@@ -18,7 +18,7 @@ func (p *program) uidlCommand() *cobra.Command {
 new one. postern keeps each that it ever issued. These commands are for when that
 needs a person.`,
 	}
-	c.AddCommand(p.acceptCommand())
+	c.AddCommand(p.acceptCommand(), p.importCommand())
 	return c
 }
 
