@@ -8,9 +8,13 @@ import (
 )
 
 // A throttle makes guessing slow. Refused credentials are counted for the
-// client's address, and for the account at that address, and the larger count
-// sets how long the next attempt waits before it begins. It waits before, not
-// after: a client cannot save the time by hanging up.
+// account at the client's address, and for the address itself the accounts are
+// counted; the larger number sets how long the next attempt waits before it
+// begins. It waits before, not after: a client cannot save the time by hanging
+// up.
+//
+// A device that goes on with an old password is thus slow itself, but counts
+// only once against the others behind its address.
 //
 // Only refused credentials count. An upstream that is down refuses nobody.
 type throttle struct {
@@ -57,15 +61,19 @@ func (t *throttle) delay(addr netip.Addr, account string) time.Duration {
 	return min(firstDelay<<min(n-1, 8), longestDelay)
 }
 
-// failed counts refused credentials.
+// failed counts refused credentials: each time for the account, and for the
+// address when the account is new there.
 func (t *throttle) failed(addr netip.Addr, account string) {
 	all, one := t.offenders(addr, account)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, o := range []offender{all, one} {
-		n, _ := t.failures.get(o)
-		t.failures.put(o, n+1)
+	atAddress, _ := t.failures.get(all)
+	atAccount, known := t.failures.get(one)
+	if !known {
+		atAddress++
 	}
+	t.failures.put(one, atAccount+1)
+	t.failures.put(all, max(atAddress, 1)) // the table may have dropped it alone
 }
 
 // succeeded takes back the failures of this account at this address, and no
@@ -75,13 +83,12 @@ func (t *throttle) succeeded(addr netip.Addr, account string) {
 	all, one := t.offenders(addr, account)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	own, _ := t.failures.get(one)
-	if own == 0 {
+	if _, known := t.failures.get(one); !known {
 		return
 	}
 	t.failures.remove(one)
-	if n, _ := t.failures.get(all); n > own {
-		t.failures.put(all, n-own)
+	if n, _ := t.failures.get(all); n > 1 {
+		t.failures.put(all, n-1)
 	} else {
 		t.failures.remove(all)
 	}

@@ -80,7 +80,9 @@ func TestProvenOwnerDoesNotWait(t *testing.T) {
 		if _, err := try(t, g, with("ann", "pw-ann")); err != nil {
 			t.Fatal(err)
 		}
-		refuse(t, g, "bob", home, 6)
+		for i := range 6 {
+			refuse(t, g, "bob"+strconv.Itoa(i), home, 1)
+		}
 		known, _ := try(t, g, with("ann", "guess"))
 		unknown, _ := try(t, g, with("nobody", "guess"))
 		if known != unknown {
@@ -89,6 +91,35 @@ func TestProvenOwnerDoesNotWait(t *testing.T) {
 		refuse(t, g, "ann", home, 6)
 		if took, err := try(t, g, with("ann", "pw-ann")); err != nil || took != 0 {
 			t.Errorf("owner: got error %v after %v, want none at once", err, took)
+		}
+	})
+}
+
+// A device that nobody told the new password tries the old one every minute.
+// The others behind its address hardly notice.
+func TestStaleDeviceDoesNotHoldUpItsNeighbours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gateTo(everybody())
+		refuse(t, g, "bob", home, 20)
+		if took, err := try(t, g, with("ann", "pw-ann")); err != nil || took != firstDelay {
+			t.Errorf("neighbour: got error %v after %v, want none after %v", err, took, firstDelay)
+		}
+		if took, _ := try(t, g, with("bob", "wrong")); took != longestDelay+refusalTime {
+			t.Errorf("the device itself: took %v, want %v", took, longestDelay+refusalTime)
+		}
+	})
+}
+
+// Whoever tries one password on many accounts waits as long as whoever tries
+// many on one.
+func TestSprayingIsGuessing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gateTo(everybody())
+		for i := range 5 {
+			refuse(t, g, "victim"+strconv.Itoa(i), home, 1)
+		}
+		if took, _ := try(t, g, with("another", "wrong")); took != longestDelay+refusalTime {
+			t.Errorf("sixth account: took %v, want %v", took, longestDelay+refusalTime)
 		}
 	})
 }
