@@ -23,12 +23,9 @@ import (
 	"postern/upstream"
 )
 
-// Options say how to let clients in. Only Routes are needed.
+// Options say how to let clients in. Routes and Locker are needed.
 type Options struct {
 	Routes []Route // the first that matches counts
-
-	// Locker keeps a second session out of a maildrop. Nil means one that
-	// knows of the sessions of this process.
 	Locker Locker
 
 	// LoginDelay is the least time between two logins of an account; 0 means none.
@@ -37,6 +34,16 @@ type Options struct {
 	// MaxLogins bounds the logins under way at one upstream; 0 means 256. A
 	// quarter is kept for credentials that were good the last time.
 	MaxLogins int
+}
+
+// A Locker admits one session at a time to a maildrop. It is a courtesy to
+// clients that reckon with exclusive access (RFC 1939 section 4): what may be
+// removed never depends on it.
+type Locker interface {
+	// Lock takes the lock on a maildrop, or is upstream.ErrBusy if another
+	// session has it. release gives it back; it is called once. The name is
+	// unique to the maildrop and may hold any octets.
+	Lock(ctx context.Context, maildrop string) (release func(), err error)
 }
 
 // A Gate implements pop3.Authenticator.
@@ -56,9 +63,6 @@ const refusalTime = 3 * time.Second
 
 // New returns a Gate.
 func New(o Options) *Gate {
-	if o.Locker == nil {
-		o.Locker = newLocks()
-	}
 	if o.MaxLogins == 0 {
 		o.MaxLogins = 256
 	}

@@ -47,7 +47,7 @@ func everybody() upstream.Opener {
 }
 
 func gateTo(o upstream.Opener) *Gate {
-	return New(Options{Routes: []Route{{User: "*", Upstream: "one", Opener: o}}})
+	return New(Options{Locker: newLocks(), Routes: []Route{{User: "*", Upstream: "one", Opener: o}}})
 }
 
 var home = netip.MustParseAddrPort("192.0.2.1:50000")
@@ -126,7 +126,7 @@ func TestRoutes(t *testing.T) {
 				return upstreamtest.NewMemory(a.User, "pw").Open(ctx, a)
 			})
 		}
-		g := New(Options{Routes: []Route{
+		g := New(Options{Locker: newLocks(), Routes: []Route{
 			{User: "*@Office.example", Upstream: "office", Opener: note("office")},
 			{User: "*@*.example", Upstream: "rest", Opener: note("rest")},
 			{User: "boss@office.example", Upstream: "never", Opener: note("never")},
@@ -176,7 +176,7 @@ func TestRefusalsAreAlike(t *testing.T) {
 	for name, c := range attempts {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := New(Options{Routes: []Route{{User: "*@example.org", Upstream: "one",
+				g := New(Options{Locker: newLocks(), Routes: []Route{{User: "*@example.org", Upstream: "one",
 					Opener: after(300*time.Millisecond, upstreamtest.NewMemory("ann@example.org", "right"))}}})
 				for i, seconds := range want {
 					took, err := try(t, g, c)
@@ -219,7 +219,7 @@ func TestOddNamesPass(t *testing.T) {
 func TestBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := upstreamtest.NewMemory("ann", "right")
-		g := New(Options{Routes: []Route{{User: "*", Upstream: "one", Opener: opener(func(ctx context.Context, a upstream.Account) (upstream.Maildrop, error) {
+		g := New(Options{Locker: newLocks(), Routes: []Route{{User: "*", Upstream: "one", Opener: opener(func(ctx context.Context, a upstream.Account) (upstream.Maildrop, error) {
 			a.User = fold(a.User) // as upstreams do
 			return m.Open(ctx, a)
 		})}}})
@@ -392,7 +392,7 @@ func TestLoginDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked int
 		m := upstreamtest.NewMemory("ann", "right")
-		g := New(Options{LoginDelay: time.Minute, Routes: []Route{{User: "*", Upstream: "one",
+		g := New(Options{Locker: newLocks(), LoginDelay: time.Minute, Routes: []Route{{User: "*", Upstream: "one",
 			Opener: opener(func(ctx context.Context, a upstream.Account) (upstream.Maildrop, error) {
 				asked++
 				return m.Open(ctx, a)
@@ -424,7 +424,7 @@ func TestLoginDelay(t *testing.T) {
 // A login that was refused for another reason does not start the delay.
 func TestLoginDelayNotForBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(Options{LoginDelay: time.Minute, Routes: []Route{{User: "*", Upstream: "one", Opener: upstreamtest.NewMemory("ann", "right")}}})
+		g := New(Options{Locker: newLocks(), LoginDelay: time.Minute, Routes: []Route{{User: "*", Upstream: "one", Opener: upstreamtest.NewMemory("ann", "right")}}})
 		first, err := g.Authenticate(t.Context(), with("ann", "right"))
 		if err != nil {
 			t.Fatal(err)
@@ -455,7 +455,7 @@ func TestMaxLogins(t *testing.T) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
-		g := New(Options{MaxLogins: 8, Routes: []Route{
+		g := New(Options{Locker: newLocks(), MaxLogins: 8, Routes: []Route{
 			{User: "*@dead", Upstream: "dead", Opener: slow},
 			{User: "*", Upstream: "alive", Opener: everybody()},
 		}})

@@ -9,17 +9,7 @@ import (
 	"postern/upstream"
 )
 
-// A Locker admits one session at a time to a maildrop. It is a courtesy to
-// clients that reckon with exclusive access (RFC 1939 section 4): what may be
-// removed never depends on it.
-type Locker interface {
-	// Lock takes the lock on a maildrop, or is upstream.ErrBusy if another
-	// session has it. release gives it back; it is called once. The name is
-	// unique to the maildrop and may hold any octets.
-	Lock(ctx context.Context, maildrop string) (release func(), err error)
-}
-
-// locks are the locks of one process.
+// locks are a Locker with the patience of the one that the program uses.
 type locks struct {
 	mu   sync.Mutex
 	held map[string]chan struct{} // closed when released
