@@ -50,7 +50,7 @@ func newAdmission(max, maxPerAddress int) *admission {
 // called back through its evict and loses its place at once: whoever only
 // holds connections open cannot keep others out.
 func (a *admission) enter(addr netip.Addr, evict func()) (p *place, limit string) {
-	p = &place{admission: a, address: clientNetwork(addr), evict: evict}
+	p = &place{admission: a, address: pop3.ClientNetwork(addr), evict: evict}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.addresses[p.address] >= a.maxPerAddress {
@@ -110,18 +110,6 @@ func (a *admission) count() (open, strangers int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.open, a.strangers.Len()
-}
-
-// clientNetwork is what counts as one client: an IPv4 address, or the /64 that
-// an IPv6 host picks its addresses from.
-func clientNetwork(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits) // the zero Addr has the zero Prefix
-	return p
 }
 
 // placeKey finds a connection's place in the context of its session.

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"postern/proxy/pop3"
 )
 
 // A throttle makes guessing slow. Refused credentials are counted for the
@@ -43,7 +45,7 @@ func newThrottle() *throttle {
 }
 
 func (t *throttle) offenders(addr netip.Addr, account string) (all, one offender) {
-	network := clientNetwork(addr)
+	network := pop3.ClientNetwork(addr)
 	return offender{network: network}, offender{network, maphash.String(t.seed, account) | 1}
 }
 
@@ -92,16 +94,4 @@ func (t *throttle) succeeded(addr netip.Addr, account string) {
 	} else {
 		t.failures.remove(all)
 	}
-}
-
-// clientNetwork is what counts as one client: an IPv4 address, or the /64 that
-// an IPv6 host picks its addresses from.
-func clientNetwork(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits) // the zero Addr has the zero Prefix
-	return p
 }
