@@ -142,7 +142,7 @@ func (s *session) implicitTLS(ctx context.Context) bool {
 	if !ok {
 		return true
 	}
-	s.handshakeDone(handshake(ctx, conn, s.limits.TLS))
+	s.handshakeDone(s.wire.handshake(ctx, conn, s.limits.TLS))
 	return !s.over()
 }
 
@@ -157,6 +157,8 @@ func (s *session) handshakeDone(err error) {
 	switch {
 	case s.wire.out.err != nil || s.wire.wasCut():
 		s.lost(err)
+	case errors.Is(err, errDraining):
+		s.end("drain", nil) // without a word: there is no TLS to say it in
 	case err != nil:
 		s.end("tls", err)
 	}

@@ -2,6 +2,7 @@ package pop3
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"strings"
@@ -83,6 +84,39 @@ func TestDrainInsideTLS(t *testing.T) {
 	c.hear(farewell)
 	c.closed()
 	g.endedBy(t, "drain")
+}
+
+// TestDrainGivesUpHandshakes: a client that never ends its own holds nothing up.
+func TestDrainGivesUpHandshakes(t *testing.T) {
+	testCertificate() // outside the bubble
+	for name, implicit := range map[string]bool{"STLS": false, "implicit": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, drain := drainable()
+				g.TLS = testTLS()
+				here, there := net.Pipe()
+				var c *client
+				if implicit {
+					c = g.serve(t.Context(), t, here, tls.Server(there, testTLS()))
+				} else {
+					c = g.serve(t.Context(), t, here, there)
+					c.hear("+OK POP3 server ready")
+					c.ask("STLS", "+OK begin TLS")
+				}
+				synctest.Wait()
+				began := time.Now()
+				drain()
+				c.closed()
+				if took := time.Since(began); took != 0 {
+					t.Errorf("closed after %v, want at once", took)
+				}
+				synctest.Wait()
+				if log := g.log.String(); !strings.Contains(log, "reason=drain") {
+					t.Errorf("the log lacks the reason:\n%s", log)
+				}
+			})
+		})
+	}
 }
 
 // TestDrainWaitsForTheCommandUnderWay, a big RETR to a slow client included.

@@ -27,7 +27,8 @@ type wire struct {
 	writeLimit time.Duration // for a chunk
 
 	mu       sync.Mutex
-	waiting  bool // for a line
+	waiting  bool               // for a line
+	giveUp   context.CancelFunc // ends the handshake under way; nil without one
 	draining bool
 	isCut    bool
 	shielded bool // from being cut
@@ -94,13 +95,18 @@ func (w *wire) wait(deadline time.Time) error {
 	return w.conn.SetReadDeadline(deadline)
 }
 
-// drain makes readLine return errDraining as soon as it has to wait.
+// drain makes readLine return errDraining as soon as it has to wait. A
+// handshake is not waited for: a client that never ends it would hold up the
+// drain for as long as it may take.
 func (w *wire) drain() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.draining = true
 	if w.waiting {
 		w.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+	if w.giveUp != nil {
+		w.giveUp()
 	}
 }
 
@@ -139,7 +145,7 @@ func (w *wire) startTLS(ctx context.Context, config *tls.Config, limit time.Dura
 		return err
 	}
 	conn := tls.Server(w.conn, config)
-	if err := handshake(ctx, conn, limit); err != nil {
+	if err := w.handshake(ctx, conn, limit); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -154,10 +160,24 @@ type tlsConn interface {
 	ConnectionState() tls.ConnectionState
 }
 
-func handshake(ctx context.Context, conn tlsConn, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return conn.HandshakeContext(ctx)
+// handshake lets a TLS client in within limit, or gives up when draining.
+func (w *wire) handshake(ctx context.Context, conn tlsConn, limit time.Duration) error {
+	ctx, giveUp := context.WithTimeout(ctx, limit)
+	defer giveUp()
+	w.mu.Lock()
+	w.giveUp = giveUp
+	if w.draining {
+		giveUp()
+	}
+	w.mu.Unlock()
+	err := conn.HandshakeContext(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.giveUp = nil
+	if w.draining && errors.Is(err, context.Canceled) {
+		err = errDraining
+	}
+	return err
 }
 
 // What a client sent that nobody reads makes the kernel reset the connection,
