@@ -25,6 +25,8 @@ type message struct {
 	BlobID     string          `json:"blobId"`
 	Size       int64           `json:"size"`
 	MailboxIDs map[string]bool `json:"mailboxIds"`
+	Keywords   map[string]bool `json:"keywords"`
+	ReceivedAt string          `json:"receivedAt"`
 }
 
 func init() {
@@ -36,7 +38,7 @@ type answers []*jmap.Invocation
 
 // answer returns what method n of the request came to.
 func answer[T any](a answers, n int) (*T, error) {
-	id := strconv.FormatInt(int64(n), 16) // as Request.Invoke names them
+	id := callID(n)
 	for _, i := range a {
 		if i == nil || i.CallID != id {
 			continue
@@ -50,6 +52,9 @@ func answer[T any](a answers, n int) (*T, error) {
 	}
 	return nil, fmt.Errorf("%w: method %d was not answered", upstream.ErrUnavailable, n)
 }
+
+// callID is how Request.Invoke names method n.
+func callID(n int) string { return strconv.FormatInt(int64(n), 16) }
 
 // busy returns the first error that says to come back in a moment.
 func (a answers) busy() error {
@@ -72,6 +77,8 @@ var rejections = map[string]bool{
 	"accountNotSupportedByMethod": true,
 	"accountReadOnly":             true,
 	"forbidden":                   true,
+	"invalidProperties":           true, // of one object (RFC 8620 section 5.3), as are those below
+	"overQuota":                   true,
 	"unknownMethod":               true,
 	"unsupportedFilter":           true,
 	"unsupportedSort":             true,

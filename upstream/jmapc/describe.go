@@ -37,7 +37,11 @@ type Mailbox struct {
 
 // Describe logs in and reports what is there. Its errors are those of Open.
 func (u *Upstream) Describe(ctx context.Context, account upstream.Account) (Report, error) {
-	d, err := u.open(ctx, account)
+	authorization, err := u.o.Scheme.header(account)
+	if err != nil {
+		return Report{}, fmt.Errorf("jmap login: %w", err)
+	}
+	d, err := u.login(ctx, account, authorization)
 	if err != nil {
 		return Report{}, fmt.Errorf("jmap login: %w", err)
 	}
@@ -56,7 +60,7 @@ func (u *Upstream) Describe(ctx context.Context, account upstream.Account) (Repo
 		MaxObjectsInSet:       s.limits.MaxObjectsInSet,
 		MaxSizeRequest:        s.limits.MaxSizeRequest,
 	}
-	for uri := range s.client.Session.RawCapabilities {
+	for uri := range s.capabilities {
 		r.Capabilities = append(r.Capabilities, printable(string(uri)))
 	}
 	slices.Sort(r.Capabilities)

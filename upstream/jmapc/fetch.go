@@ -116,7 +116,7 @@ func (d *maildrop) get(ctx context.Context, ids []string) (*emails, error) {
 }
 
 func (d *maildrop) getMethod(ids []string) *email.Get {
-	get := &email.Get{Account: d.session.account, Properties: []string{"id", "size", "mailboxIds"}}
+	get := &email.Get{Account: d.session.account, Properties: []string{"id", "size", "mailboxIds", "keywords"}}
 	for _, id := range ids {
 		get.IDs = append(get.IDs, jmap.ID(id))
 	}

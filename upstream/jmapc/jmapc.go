@@ -81,7 +81,8 @@ type Upstream struct {
 	transport *http.Transport
 	// found is the session URL that worked last, after discovery and
 	// redirects; nil before the first login and after a failed one.
-	found atomic.Pointer[url.URL]
+	found  atomic.Pointer[url.URL]
+	memory *memory
 	// Tests replace these.
 	pause     func(ctx context.Context, d time.Duration) error
 	lookupSRV func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
@@ -99,7 +100,7 @@ func New(o Options) *Upstream {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Upstream{o: o, transport: newTransport(o), pause: pause, lookupSRV: net.DefaultResolver.LookupSRV}
+	return &Upstream{o: o, transport: newTransport(o), memory: newMemory(), pause: pause, lookupSRV: net.DefaultResolver.LookupSRV}
 }
 
 // Close closes the connections that no maildrop is using. The Upstream and its
@@ -123,28 +124,65 @@ func (u *Upstream) Open(ctx context.Context, account upstream.Account) (upstream
 }
 
 func (u *Upstream) open(ctx context.Context, account upstream.Account) (*maildrop, error) {
-	d, err := u.login(ctx, account)
+	authorization, err := u.o.Scheme.header(account)
+	if err != nil {
+		return nil, err
+	}
+	d := u.reopen(ctx, account, authorization)
+	if d == nil {
+		if d, err = u.login(ctx, account, authorization); err != nil {
+			return nil, err
+		}
+		if !d.stale {
+			u.memory.remember(authorization, d.session.facts, d.inbox)
+		}
+	}
+	d.resume(ctx)
+	return d, nil
+}
+
+// reopen logs in by what an earlier login with the same credentials found out.
+// It returns nil if there was none, or that does not hold any more; only a login
+// from the beginning can then tell what is wrong.
+func (u *Upstream) reopen(ctx context.Context, account upstream.Account, authorization string) *maildrop {
+	k, ok := u.memory.find(authorization)
+	if !ok {
+		return nil
+	}
+	d := newMaildrop(u, newWire(u, authorization, k.url), account)
+	s, err := newSession(d.wire, k.facts)
+	if err == nil {
+		d.use(s)
+		err = d.enter(ctx, k.inbox)
+	}
+	if err != nil || d.stale {
+		d.Close()
+		u.memory.forget(authorization)
+		return nil
+	}
+	return d
+}
+
+// login opens the inbox from the beginning.
+func (u *Upstream) login(ctx context.Context, account upstream.Account, authorization string) (*maildrop, error) {
+	d, err := u.authenticate(ctx, account, authorization)
 	if err != nil {
 		return nil, loginError(err)
 	}
-	if err := d.openInbox(ctx); err != nil {
+	if err := d.enter(ctx, ""); err != nil {
 		d.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-// login fetches the session, which is what proves the credentials.
-func (u *Upstream) login(ctx context.Context, account upstream.Account) (*maildrop, error) {
-	authorization, err := u.o.Scheme.header(account)
-	if err != nil {
-		return nil, err
-	}
+// authenticate fetches the session, which is what proves the credentials.
+func (u *Upstream) authenticate(ctx context.Context, account upstream.Account, authorization string) (*maildrop, error) {
 	at, err := u.sessionURL(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d := newMaildrop(u, newWire(u, authorization, at))
+	d := newMaildrop(u, newWire(u, authorization, at), account)
 	if err := u.again(ctx, func() error { return d.refresh(ctx) }); err != nil {
 		d.Close()
 		u.forget(at, err)

@@ -9,8 +9,10 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"time"
 
 	"git.sr.ht/~rockorager/go-jmap"
+	"git.sr.ht/~rockorager/go-jmap/mail"
 	"git.sr.ht/~rockorager/go-jmap/mail/email"
 
 	"postern/upstream"
@@ -30,7 +32,13 @@ type listing struct {
 	names []byte   // id, blobId, id, blobId, ...
 	ends  []uint32 // where each of them ends in names
 	sizes []int64
+
+	// For the next session, where listings are kept.
+	state    string  // Email state before the messages were looked at
+	received []int64 // Unix time; shorter than sizes if one of them is not known
 }
+
+var _ upstream.Identified = (*listing)(nil)
 
 func (l *listing) Len() int         { return len(l.sizes) }
 func (l *listing) Size(i int) int64 { return l.sizes[i] }
@@ -58,18 +66,43 @@ func (l *listing) AppendUIDL(dst []byte, i int) []byte {
 	return hex.AppendEncode(append(dst, '.'), sum[:])
 }
 
+// AppendName implements upstream.Identified.
+func (l *listing) AppendName(dst []byte, i int) []byte { return append(dst, l.name(2*i)...) }
+
+// AppendIdentity implements upstream.Identified. RFC 8474 section 7 lets the
+// same server show the Email id as EMAILID over IMAP; Cyrus does.
+func (l *listing) AppendIdentity(dst []byte, i int) []byte {
+	return append(append(dst, "objectid:"...), l.name(2*i)...)
+}
+
+// Received implements upstream.Identified.
+func (l *listing) Received(i int) time.Time {
+	if len(l.received) < len(l.sizes) {
+		return time.Time{}
+	}
+	return time.Unix(l.received[i], 0)
+}
+
 func (l *listing) add(m *message) error {
-	for _, name := range []string{m.ID, m.BlobID} {
-		if name == "" || len(name) > maxIDOctets {
+	if at, err := time.Parse(time.RFC3339, m.ReceivedAt); err == nil {
+		l.received = append(l.received, at.Unix())
+	}
+	return addTo(l, m.ID, m.BlobID, m.Size)
+}
+
+// addTo adds a message, as the wire names it or another listing.
+func addTo[name string | []byte](l *listing, id, blob name, size int64) error {
+	for _, name := range [...]name{id, blob} {
+		if len(name) == 0 || len(name) > maxIDOctets {
 			return fmt.Errorf("%w: a name of %d octets in the listing", upstream.ErrUnavailable, len(name))
 		}
 		l.names = append(l.names, name...)
 		l.ends = append(l.ends, uint32(len(l.names)))
 	}
-	if m.Size < 0 || m.Size > maxSize || len(l.names) > math.MaxUint32-2*maxIDOctets {
-		return fmt.Errorf("%w: a size of %d octets in the listing", upstream.ErrUnavailable, m.Size)
+	if size < 0 || size > maxSize || len(l.names) > math.MaxUint32-2*maxIDOctets {
+		return fmt.Errorf("%w: a size of %d octets in the listing", upstream.ErrUnavailable, size)
 	}
-	l.sizes = append(l.sizes, m.Size)
+	l.sizes = append(l.sizes, size)
 	return nil
 }
 
@@ -79,6 +112,12 @@ var errMoved = fmt.Errorf("%w: mailbox kept changing while it was listed", upstr
 // List implements upstream.Maildrop. The pages count only if all of them show
 // the same query state.
 func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("list: %w", err)
+	}
+	if l := d.relist(ctx); l != nil {
+		return l, nil
+	}
 	err := errMoved
 	for attempt := 0; attempt < listings && errors.Is(err, errMoved); attempt++ {
 		d.listing = new(listing)
@@ -88,15 +127,23 @@ func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
 		d.listing = new(listing)
 		return nil, fmt.Errorf("list: %w", err)
 	}
+	d.keepListing(ctx)
 	return d.listing, nil
 }
 
+// A page is a part of the inbox, oldest first.
+type page struct {
+	before string // Email state before the query, if that was asked for
+	ids    *email.QueryResponse
+	emails *emails
+}
+
 func (d *maildrop) list(ctx context.Context) error {
-	limit := min(d.session.limits.MaxObjectsInGet, maxPage)
+	limit := d.firstLimit()
 	seen := map[jmap.ID]bool{}
 	state, position, total := "", uint64(0), uint64(0)
 	for {
-		ids, got, err := d.page(ctx, position, limit)
+		p, err := d.page(ctx, position, limit)
 		if tooLarge(err) && limit > minPage {
 			limit /= 2
 			continue
@@ -105,65 +152,135 @@ func (d *maildrop) list(ctx context.Context) error {
 			return err
 		}
 		if position == 0 {
-			state, total = ids.QueryState, ids.Total
+			state, total, d.listing.state = p.ids.QueryState, p.ids.Total, p.before
 		}
 		if state == "" {
 			// Else an answer that says nothing would be an empty mailbox.
 			return fmt.Errorf("%w: a query without a state", upstream.ErrUnavailable)
 		}
-		if ids.QueryState != state || len(ids.IDs) == 0 && position < total {
+		if p.ids.QueryState != state || len(p.ids.IDs) == 0 && position < total {
 			return errMoved
 		}
-		if len(ids.IDs) == 0 {
+		if len(p.ids.IDs) == 0 {
 			return nil
 		}
-		if err := d.listing.addPage(ids.IDs, got, seen); err != nil {
+		if err := d.addPage(p, seen); err != nil {
 			return err
 		}
 		if d.listing.Len() > d.u.o.MaxMessages {
 			return fmt.Errorf("%w: more than %d messages", upstream.ErrRejected, d.u.o.MaxMessages)
 		}
-		position += uint64(len(ids.IDs))
-		if ids.Limit > 0 {
-			limit = min(limit, ids.Limit) // the server's own limit was lower
+		position += uint64(len(p.ids.IDs))
+		if p.ids.Limit > 0 {
+			limit = min(limit, p.ids.Limit) // the server's own limit was lower
 		}
 		// Without both signs of the end the next page has to be empty.
-		if total > 0 && position >= total && uint64(len(ids.IDs)) < limit {
+		if total > 0 && position >= total && uint64(len(p.ids.IDs)) < limit {
 			return nil
 		}
 	}
 }
 
-// page asks for one page of the inbox, oldest first. How messages of the same
-// second are ordered is the server's choice, but always the same one (RFC 8620
-// section 5.5).
-func (d *maildrop) page(ctx context.Context, position, limit uint64) (*email.QueryResponse, *emails, error) {
-	got, err := d.read(ctx, func() []jmap.Method {
-		return []jmap.Method{
-			&email.Query{
-				Account:        d.session.account,
-				Filter:         &email.FilterCondition{InMailbox: d.inbox},
-				Sort:           []*email.SortComparator{{Property: "receivedAt", IsAscending: true}},
-				Position:       int64(position),
-				Limit:          limit,
-				CalculateTotal: position == 0,
-			},
-			&email.Get{
-				Account:      d.session.account,
-				Properties:   []string{"id", "blobId", "size"},
-				ReferenceIDs: &jmap.ResultReference{ResultOf: "0", Name: "Email/query", Path: "/ids"},
-			},
+func (d *maildrop) firstLimit() uint64 { return min(d.session.limits.MaxObjectsInGet, maxPage) }
+
+// page asks for one page, unless that was done at the login.
+func (d *maildrop) page(ctx context.Context, position, limit uint64) (*page, error) {
+	if early := d.early; early != nil {
+		d.early = nil
+		if p, err := d.readPage(early, 1); err == nil {
+			return p, nil
 		}
-	})
-	if err != nil {
-		return nil, nil, err
 	}
-	ids, err := answer[email.QueryResponse](got, 0)
+	got, err := d.read(ctx, func() []jmap.Method { return d.pageMethods(0, position, limit) })
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	properties, err := answer[emails](got, 1)
-	return ids, properties, err
+	return d.readPage(got, 0)
+}
+
+// listMethods ask for the listing, or for what changed since it was kept. They
+// are none if the inbox is not known. at is how many methods stand before them.
+func (d *maildrop) listMethods(at int) []jmap.Method {
+	switch {
+	case d.kept != nil:
+		return d.changeMethods(at)
+	case d.inbox != "":
+		return d.pageMethods(at, 0, d.firstLimit())
+	}
+	return nil
+}
+
+// pageMethods ask for one page. How messages of the same second are ordered is
+// the server's choice, but always the same one (RFC 8620 section 5.5). The state
+// is asked for first: what changes later is in Email/changes since then, whether
+// or not the page shows it already.
+func (d *maildrop) pageMethods(at int, position, limit uint64) []jmap.Method {
+	return []jmap.Method{
+		&stateOf{Account: d.session.account, IDs: []jmap.ID{}},
+		&email.Query{
+			Account:        d.session.account,
+			Filter:         d.shown(),
+			Sort:           oldestFirst,
+			Position:       int64(position),
+			Limit:          limit,
+			CalculateTotal: position == 0,
+		},
+		&email.Get{
+			Account:      d.session.account,
+			Properties:   d.properties(),
+			ReferenceIDs: resultOf(at+1, "Email/query", "/ids"),
+		},
+	}
+}
+
+func (d *maildrop) readPage(got answers, at int) (p *page, err error) {
+	p = new(page)
+	if state, err := answer[emails](got, at); err == nil {
+		p.before = state.State
+	}
+	if p.ids, err = answer[email.QueryResponse](got, at+1); err != nil {
+		return nil, err
+	}
+	p.emails, err = answer[emails](got, at+2)
+	return p, err
+}
+
+// stateOf is Email/get for no message at all, which go-jmap would ask for as
+// all of them.
+type stateOf struct {
+	Account jmap.ID   `json:"accountId"`
+	IDs     []jmap.ID `json:"ids"`
+}
+
+func (*stateOf) Name() string         { return "Email/get" }
+func (*stateOf) Requires() []jmap.URI { return []jmap.URI{mail.URI} }
+
+// resultOf refers to the answer of method n of the same request.
+func resultOf(n int, name, path string) *jmap.ResultReference {
+	return &jmap.ResultReference{ResultOf: callID(n), Name: name, Path: path}
+}
+
+var oldestFirst = []*email.SortComparator{{Property: "receivedAt", IsAscending: true}}
+
+// shown is the filter for what the listing is to show.
+func (d *maildrop) shown() *email.FilterCondition {
+	f := &email.FilterCondition{InMailbox: d.inbox}
+	if d.way() == byHiding {
+		f.NotKeyword = hiddenKeyword
+	}
+	return f
+}
+
+// properties are what the listing wants to know of a message.
+func (d *maildrop) properties() []string {
+	all := []string{"id", "blobId", "size"}
+	if d.u.o.Listings != nil {
+		all = append(all, "receivedAt")
+	}
+	if d.way() == byHiding {
+		all = append(all, "keywords")
+	}
+	return all
 }
 
 // tooLarge tells whether asking for less may help.
@@ -177,10 +294,10 @@ func tooLarge(err error) bool {
 
 // addPage appends the messages of a page, in the order of ids. A page that
 // holds nothing new would never come to an end.
-func (l *listing) addPage(ids []jmap.ID, got *emails, seen map[jmap.ID]bool) error {
-	find := finder(got)
+func (d *maildrop) addPage(p *page, seen map[jmap.ID]bool) error {
+	find := finder(p.emails)
 	before := len(seen)
-	for n, id := range ids {
+	for n, id := range p.ids.IDs {
 		if seen[id] {
 			continue
 		}
@@ -189,10 +306,10 @@ func (l *listing) addPage(ids []jmap.ID, got *emails, seen map[jmap.ID]bool) err
 		if !ok {
 			return fmt.Errorf("%w: a message was named, but neither shown nor said to be gone", upstream.ErrUnavailable)
 		}
-		if m == nil {
+		if m == nil || d.way() == byHiding && m.Keywords[hiddenKeyword] {
 			continue // removed between the two methods
 		}
-		if err := l.add(m); err != nil {
+		if err := d.listing.add(m); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"git.sr.ht/~rockorager/go-jmap"
 	"git.sr.ht/~rockorager/go-jmap/mail/mailbox"
@@ -16,19 +17,27 @@ import (
 // to the goroutine that calls it; what it reads ahead shares only what never
 // changes: a session, the listing, and the slots.
 type maildrop struct {
-	u      *Upstream
-	wire   wire // to fetch the session with
-	ctx    context.Context
-	cancel context.CancelFunc
+	u       *Upstream
+	account upstream.Account // without its password
+	wire    wire             // to fetch the session with
+	ctx     context.Context
+	cancel  context.CancelFunc
 
 	session *session
 	stale   bool          // the server has another session object now
 	seen    string        // the session state heard of last
 	slots   chan struct{} // one for each request under way
 
-	inbox    jmap.ID
-	readOnly bool // nothing may be taken out of the inbox
+	inbox       jmap.ID
+	messages    uint64 // in the inbox, as the server counted them at the login
+	readOnly    bool   // nothing may be taken out of the inbox
+	mayKeywords bool   // may be set there
+	maySeen     bool
+	destination destination
+	longestBox  int // octets of the longest id of a mailbox
 
+	kept       *kept   // the listing of an earlier session, if there is one
+	early      answers // to what was asked for the listing together with the mailboxes
 	listing    *listing
 	unreadable map[int]bool // what the upstream has, but does not deliver
 	ahead      ahead
@@ -38,8 +47,9 @@ type maildrop struct {
 // server allows as many.
 const maxConcurrent = 4
 
-func newMaildrop(u *Upstream, w wire) *maildrop {
-	d := &maildrop{u: u, wire: w, listing: new(listing), unreadable: map[int]bool{}}
+func newMaildrop(u *Upstream, w wire, account upstream.Account) *maildrop {
+	account.Password = upstream.Secret{}
+	d := &maildrop{u: u, account: account, wire: w, listing: new(listing), unreadable: map[int]bool{}}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
@@ -67,18 +77,27 @@ func (d *maildrop) refresh(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("session: %w", err)
 	}
-	s, err := newSession(d.wire, raw, at)
+	f, err := raw.facts(at)
+	if err != nil {
+		return fmt.Errorf("session: %w", err)
+	}
+	s, err := newSession(d.wire, f)
 	if err != nil {
 		return fmt.Errorf("session: %w", err)
 	}
 	if d.session == nil {
-		d.seen = raw.State
-		d.slots = make(chan struct{}, min(s.limits.MaxConcurrentRequests, maxConcurrent))
+		d.use(s)
 	} else if d.session.account != s.account {
 		return fmt.Errorf("session: %w: the credentials have another account now", upstream.ErrChanged)
 	}
 	d.session, d.stale = s, false
 	return nil
+}
+
+// use begins with a session.
+func (d *maildrop) use(s *session) {
+	d.session, d.seen = s, s.state
+	d.slots = make(chan struct{}, min(s.limits.MaxConcurrentRequests, maxConcurrent))
 }
 
 // claim takes a slot for a request that somebody waits for: what is read ahead
@@ -105,35 +124,69 @@ func (d *maildrop) acquire(ctx context.Context) error {
 
 func (d *maildrop) release() { <-d.slots }
 
-// openInbox finds the mailbox to show, by its role: names are for people.
-func (d *maildrop) openInbox(ctx context.Context) error {
-	boxes, err := d.mailboxes(ctx)
+// enter finds the mailboxes. If the inbox is likely to be a certain one, its
+// listing is asked for in the same request.
+func (d *maildrop) enter(ctx context.Context, likely jmap.ID) error {
+	if d.kept = d.loadKept(ctx); d.kept != nil {
+		likely = d.kept.Inbox
+	}
+	d.inbox = likely
+	got, err := d.read(ctx, func() []jmap.Method { return append([]jmap.Method{d.mailboxesMethod()}, d.listMethods(1)...) })
+	if likely != "" && tooLarge(err) {
+		likely = ""
+		got, err = d.read(ctx, func() []jmap.Method { return []jmap.Method{d.mailboxesMethod()} })
+	}
 	if err != nil {
+		return fmt.Errorf("mailboxes: %w", err)
+	}
+	boxes, err := answer[mailbox.GetResponse](got, 0)
+	if err != nil {
+		return fmt.Errorf("mailboxes: %w", err)
+	}
+	if err := d.openInbox(boxes.List); err != nil {
 		return err
 	}
-	for _, m := range boxes {
-		if m == nil || m.Role != mailbox.RoleInbox {
-			continue
-		}
-		if r := m.Rights; r != nil {
-			if !r.MayReadItems {
-				return fmt.Errorf("%w: the inbox may not be read", upstream.ErrRejected)
-			}
-			d.readOnly = !r.MayRemoveItems
-		}
-		d.inbox = m.ID
-		return nil
+	if d.inbox == likely {
+		d.early = got
 	}
-	return fmt.Errorf("%w: no mailbox has the role inbox", upstream.ErrRejected)
+	return nil
+}
+
+// openInbox finds the mailbox to show, by its role: names are for people.
+func (d *maildrop) openInbox(boxes []*mailbox.Mailbox) error {
+	found := slices.IndexFunc(boxes, func(m *mailbox.Mailbox) bool { return m != nil && m.Role == mailbox.RoleInbox })
+	if found < 0 {
+		return fmt.Errorf("%w: no mailbox has the role inbox", upstream.ErrRejected)
+	}
+	inbox := boxes[found]
+	if r := inbox.Rights; r != nil {
+		if !r.MayReadItems {
+			return fmt.Errorf("%w: the inbox may not be read", upstream.ErrRejected)
+		}
+		d.readOnly, d.mayKeywords, d.maySeen = !r.MayRemoveItems, r.MaySetKeywords, r.MaySetSeen
+	} else {
+		d.mayKeywords, d.maySeen = true, true
+	}
+	d.inbox, d.messages = inbox.ID, inbox.TotalEmails
+	d.longestBox = 0
+	for _, m := range boxes {
+		if m != nil {
+			d.longestBox = max(d.longestBox, len(m.ID))
+		}
+	}
+	d.destination = d.findDestination(boxes)
+	return nil
+}
+
+func (d *maildrop) mailboxesMethod() jmap.Method {
+	return &mailbox.Get{
+		Account:    d.session.account,
+		Properties: []string{"id", "name", "parentId", "role", "totalEmails", "myRights"},
+	}
 }
 
 func (d *maildrop) mailboxes(ctx context.Context) ([]*mailbox.Mailbox, error) {
-	answers, err := d.read(ctx, func() []jmap.Method {
-		return []jmap.Method{&mailbox.Get{
-			Account:    d.session.account,
-			Properties: []string{"id", "name", "role", "totalEmails", "myRights"},
-		}}
-	})
+	answers, err := d.read(ctx, func() []jmap.Method { return []jmap.Method{d.mailboxesMethod()} })
 	if err != nil {
 		return nil, fmt.Errorf("mailboxes: %w", err)
 	}
@@ -146,9 +199,13 @@ func (d *maildrop) mailboxes(ctx context.Context) ([]*mailbox.Mailbox, error) {
 
 // Removable implements upstream.Maildrop.
 func (d *maildrop) Removable(i int) error {
-	switch {
-	case d.readOnly || d.session.readOnly:
+	switch way := d.way(); {
+	case way == byNothing:
+		return nil
+	case d.session.readOnly, way == byHiding && !d.mayKeywords, way != byHiding && d.readOnly:
 		return fmt.Errorf("%w: the inbox is read-only", upstream.ErrRejected)
+	case d.destination.err != nil:
+		return d.destination.err
 	case d.unreadable[i]:
 		return fmt.Errorf("message %d: %w", i, upstream.ErrUnreadable)
 	}

@@ -19,16 +19,25 @@ import (
 	"postern/upstream"
 )
 
-// A session is one value of the server's session object. It never changes:
-// another value makes another session, with a client of its own.
+// A session is one value of the server's session object, and the clients that
+// use it. It never changes: another value makes another session.
 type session struct {
-	client   *jmap.Client
-	blobs    *http.Client
-	url      *url.URL // after redirects
-	account  jmap.ID
-	readOnly bool
-	limits   core.Core
-	download string // URI template, absolute
+	facts
+	client *jmap.Client
+	blobs  *http.Client
+}
+
+// The facts are what the session object says, without any secret.
+type facts struct {
+	url          *url.URL // where it was, after redirects
+	state        string
+	account      jmap.ID
+	readOnly     bool
+	mayCreate    bool // mailboxes at the top level
+	limits       core.Core
+	api          string // URL, absolute
+	download     string // URI template, absolute
+	capabilities map[jmap.URI]json.RawMessage
 }
 
 // An object is the server's session object, as little of it as is needed.
@@ -68,29 +77,40 @@ func (w wire) fetchSession(ctx context.Context) (*object, *url.URL, error) {
 	return o, answer.Request.URL, nil
 }
 
-// newSession checks what the server says of itself and of the account.
-func newSession(w wire, o *object, at *url.URL) (*session, error) {
+// facts checks what the server says of itself and of the account.
+func (o *object) facts(at *url.URL) (facts, error) {
 	id, err := o.mailAccount()
 	if err != nil {
-		return nil, err
+		return facts{}, err
 	}
-	api, download := resolve(at, o.APIURL), resolve(at, o.DownloadURL)
-	for _, named := range []string{api, download} {
-		if w, err = w.trust(named, at); err != nil {
+	return facts{
+		url:          at,
+		state:        o.State,
+		account:      id,
+		readOnly:     o.Accounts[id].IsReadOnly,
+		mayCreate:    o.mayCreate(id),
+		limits:       o.limits(),
+		api:          resolve(at, o.APIURL),
+		download:     resolve(at, o.DownloadURL),
+		capabilities: o.Capabilities,
+	}, nil
+}
+
+// newSession makes clients that tell the credentials to those whom the facts
+// name, if they may be told.
+func newSession(w wire, f facts) (_ *session, err error) {
+	for _, named := range []string{f.api, f.download} {
+		if w, err = w.trust(named, f.url); err != nil {
 			return nil, err
 		}
 	}
 	return &session{
+		facts: f,
 		client: &jmap.Client{
 			HttpClient: w.client(maxAnswer),
-			Session:    &jmap.Session{APIURL: api, RawCapabilities: o.Capabilities},
+			Session:    &jmap.Session{APIURL: f.api, RawCapabilities: f.capabilities},
 		},
-		blobs:    w.client(math.MaxInt64 - 1),
-		url:      at,
-		account:  id,
-		readOnly: o.Accounts[id].IsReadOnly,
-		limits:   o.limits(),
-		download: download,
+		blobs: w.client(math.MaxInt64 - 1),
 	}, nil
 }
 
@@ -115,6 +135,16 @@ func offersMail(capabilities map[jmap.URI]json.RawMessage) bool {
 	return ok && string(value) != "null"
 }
 
+// mayCreate tells whether mailboxes can be made at the top level. Whoever does
+// not say finds out.
+func (o *object) mayCreate(id jmap.ID) bool {
+	stated := struct {
+		May bool `json:"mayCreateTopLevelMailbox"`
+	}{true}
+	_ = json.Unmarshal(o.Accounts[id].Capabilities[mail.URI], &stated) // as far as it goes
+	return stated.May
+}
+
 // limits are those of the core capability. What is missing there or no number
 // is what RFC 8620 section 2 suggests as the least.
 func (o *object) limits() core.Core {
@@ -123,6 +153,7 @@ func (o *object) limits() core.Core {
 	return core.Core{
 		MaxSizeRequest:        cmp.Or(stated.MaxSizeRequest, 10_000_000),
 		MaxConcurrentRequests: cmp.Or(stated.MaxConcurrentRequests, 4),
+		MaxCallsInRequest:     cmp.Or(stated.MaxCallsInRequest, 16),
 		MaxObjectsInGet:       cmp.Or(stated.MaxObjectsInGet, 500),
 		MaxObjectsInSet:       cmp.Or(stated.MaxObjectsInSet, 500),
 	}
