@@ -11,6 +11,7 @@ import (
 	"postern/proxy/retention"
 	"postern/proxy/state"
 	"postern/upstream"
+	"postern/upstream/spool"
 )
 
 // routes connects each route to its upstream: an adapter that follows the
@@ -18,11 +19,13 @@ import (
 // it. Routes that differ only in their users share all three.
 func (g *gateway) routes(c *config.Config, counts *metrics.Metrics) ([]auth.Route, error) {
 	wirings := map[string]wiring{}
+	pool := spool.NewPool(spool.Limits{})
 	for _, u := range c.Upstreams {
 		w, err := g.wire(u, c.State, counts)
 		if err != nil {
 			return nil, err
 		}
+		w.pool = pool
 		wirings[u.Name] = w
 	}
 	made := map[config.Route]upstream.Opener{}

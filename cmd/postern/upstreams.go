@@ -14,6 +14,7 @@ import (
 	"postern/upstream"
 	"postern/upstream/imapc"
 	"postern/upstream/jmapc"
+	"postern/upstream/spool"
 )
 
 // A wiring is what an adapter is connected to, besides its upstream. The zero
@@ -24,6 +25,7 @@ type wiring struct {
 	uidl     string // template
 	journal  upstream.Journal
 	listings upstream.ListingCache
+	pool     *spool.Pool // of all adapters; nil makes one
 	hooks    upstream.Hooks
 	log      *slog.Logger
 }
@@ -57,6 +59,8 @@ func newIMAP(u config.Upstream, w wiring) (*imapc.Upstream, error) {
 		Policy:     w.policy,
 		Journal:    w.journal,
 		UIDL:       uidl,
+		Listings:   w.listings,
+		Pool:       w.pool,
 		MaxMessage: u.MaxMessage,
 		Version:    readBuild().version,
 		Hooks:      w.hooks,
