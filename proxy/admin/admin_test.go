@@ -132,6 +132,23 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// What keeps clients out is told apart at a glance.
+func TestPageTellsExpiredCertificates(t *testing.T) {
+	for _, c := range []struct {
+		expires time.Time
+		want    bool
+	}{
+		{time.Now().Add(time.Hour), false},
+		{time.Now().Add(-time.Hour), true},
+		{time.Time{}, false}, // without TLS
+	} {
+		status := fixed{overview: Overview{Listeners: []Listener{{CertificateExpires: c.expires}}}}
+		if page := body(t, ask(status, "GET", "/")); strings.Contains(page, "expired") != c.want {
+			t.Errorf("certificate until %v: called expired is not %t:\n%s", c.expires, c.want, page)
+		}
+	}
+}
+
 // The policy allows the style that is in the page, octet for octet.
 func TestStyleIsAllowed(t *testing.T) {
 	r := ask(busy, "GET", "/")

@@ -19,6 +19,7 @@ var source string
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"when":  when,
 	"since": func(t time.Time) string { return time.Since(t).Truncate(time.Second).String() },
+	"past":  func(t time.Time) bool { return time.Now().After(t) },
 	"style": func() template.CSS { return template.CSS(style) },
 }).Parse(source))
 
