@@ -1,7 +1,6 @@
 package jmapc
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,27 +23,20 @@ const (
 // Fetch implements upstream.Maildrop.
 func (d *maildrop) Fetch(ctx context.Context, i int) (io.ReadCloser, error) {
 	if s := d.ahead.take(i); s != nil {
-		if err := s.wait(ctx); err == nil {
-			d.readAhead(i, int64(len(s.data)))
-			return io.NopCloser(bytes.NewReader(s.data)), nil
-		}
-		// Asked for once more, it fails with words of its own, or does not.
-		d.ahead.drop()
+		d.readAhead(i)
+		return d.arrive(ctx, s)
 	}
 	r, err := d.open(ctx, i, d.listing.Size(i))
 	if err != nil {
 		return nil, err
 	}
-	d.readAhead(i, 0)
+	d.readAhead(i)
 	return r, nil
 }
 
 // Top implements upstream.Maildrop. A server that knows ranges sends no more
 // than is likely to be needed; from another one the rest is not read.
 func (d *maildrop) Top(ctx context.Context, i, n int) (io.ReadCloser, error) {
-	if s := d.ahead.find(i); s != nil && s.wait(ctx) == nil {
-		return io.NopCloser(bytes.NewReader(s.data)), nil
-	}
 	most := d.listing.Size(i)
 	if int64(n) < most/topLine { // no overflow for any n
 		most = min(most, topHeader+int64(n)*topLine)

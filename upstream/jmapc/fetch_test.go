@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"postern/upstream"
+	"postern/upstream/spool"
 	"postern/upstream/upstreamtest"
 	"postern/upstream/upstreamtest/jmapserver"
 )
@@ -339,21 +341,17 @@ func TestReadAheadKeepsItsBudget(t *testing.T) {
 		for i := range 10 {
 			s.Deliver(t, strings.Repeat("x", 1000)+fmt.Sprint(i))
 		}
-		d, _ := open(t, newUpstream(t, Options{URL: serve(t, s), ReadAhead: c.budget}), bob)
+		pool := spool.NewPool(spool.Limits{})
+		d, _ := open(t, newUpstream(t, Options{URL: serve(t, s), ReadAhead: c.budget, Pool: pool}), bob)
 		m := d.(*maildrop)
 		for range 5 { // as if a client had drained for long
 			m.ahead.width = maxAhead
 			m.ahead.next = 0
 			read(t, d, 0)
-			for _, ahead := range m.ahead.spools {
-				if err := ahead.wait(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-			}
 			if held := m.ahead.held(); held > max(0, c.budget) {
 				t.Errorf("budget %d: %d octets held", c.budget, held)
 			}
-			if got := 1 + len(m.ahead.spools); got != c.want {
+			if got := 1 + len(m.ahead.downloads); got != c.want {
 				t.Errorf("budget %d: %d messages under way, want %d", c.budget, got, c.want)
 			}
 		}
@@ -413,10 +411,10 @@ func TestCloseEndsWhatIsReadAhead(t *testing.T) {
 	d, _ := open(t, newUpstream(t, Options{URL: serve(t, s)}), bob)
 	read(t, d, 0)
 	<-stuck
-	ahead := d.(*maildrop).ahead.spools
+	ahead := d.(*maildrop).ahead.downloads
 	d.Close()
 	for _, a := range ahead {
-		if err := a.wait(t.Context()); !errors.Is(err, context.Canceled) {
+		if err := a.stream.Wait(); !errors.Is(err, context.Canceled) && !errors.Is(err, fs.ErrClosed) {
 			t.Errorf("got %v, want cancelled", err)
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"postern/upstream"
+	"postern/upstream/spool"
 )
 
 // A Scheme is how a password proves an account.
@@ -53,9 +54,12 @@ type Options struct {
 
 	// MaxMessages is how long a listing may be; 0 means 1,000,000.
 	MaxMessages int
-	// ReadAhead is how many octets of the next messages one maildrop keeps in
-	// memory; 0 means 4 MiB, a negative number reads nothing ahead.
+	// ReadAhead is how many octets of the next messages one maildrop reads before
+	// it is asked for them; 0 means 8 MiB, a negative number none.
 	ReadAhead int64
+	// Pool bounds what is read ahead of the clients of all upstreams that share
+	// it; nil means one of its own.
+	Pool *spool.Pool
 
 	// Policy is what removing and reading a message does upstream.
 	Policy upstream.Policy
@@ -71,7 +75,7 @@ type Options struct {
 
 const (
 	defaultMaxMessages = 1_000_000
-	defaultReadAhead   = 4 << 20
+	defaultReadAhead   = 8 << 20
 )
 
 // An Upstream opens maildrops on one JMAP server (upstream.Opener). It is safe
@@ -96,6 +100,9 @@ func New(o Options) *Upstream {
 	}
 	if o.ReadAhead == 0 {
 		o.ReadAhead = defaultReadAhead
+	}
+	if o.Pool == nil {
+		o.Pool = spool.NewPool(spool.Limits{})
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -11,6 +11,7 @@ import (
 	"git.sr.ht/~rockorager/go-jmap/mail/mailbox"
 
 	"postern/upstream"
+	"postern/upstream/spool"
 )
 
 // A maildrop is the inbox of one account (upstream.Maildrop). All of it belongs
@@ -40,16 +41,17 @@ type maildrop struct {
 	early      answers // to what was asked for the listing together with the mailboxes
 	listing    *listing
 	unreadable map[int]bool // what the upstream has, but does not deliver
+	share      *spool.Share // of what is read ahead
 	ahead      ahead
 }
 
 // maxConcurrent is how many requests one maildrop has under way, where the
 // server allows as many.
-const maxConcurrent = 4
+const maxConcurrent = 8
 
 func newMaildrop(u *Upstream, w wire, account upstream.Account) *maildrop {
 	account.Password = upstream.Secret{}
-	d := &maildrop{u: u, account: account, wire: w, listing: new(listing), unreadable: map[int]bool{}}
+	d := &maildrop{u: u, account: account, wire: w, share: u.o.Pool.Share(), listing: new(listing), unreadable: map[int]bool{}}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
