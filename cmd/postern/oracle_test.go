@@ -34,13 +34,17 @@ var (
 	oracleSoak = flag.Duration("oracle.soak", 0, "play the oracle's runs for so long, from a random seed on")
 )
 
-// How many sessions that met a fault a test run wants: with real servers at
-// hand, in every other run, and in a hurry.
-const (
-	faultedReal  = 20_000
-	faultedUsual = 2_000
-	faultedShort = 300
-)
+// faultedSessions is how many sessions a test wants to meet a fault: real where
+// everything is to be shown, else a tenth of it, and less in a hurry.
+func faultedSessions(real int64) int64 {
+	switch {
+	case os.Getenv("POSTERN_REAL") == "1":
+		return real
+	case testing.Short():
+		return real / 100
+	}
+	return real / 10
+}
 
 // The oracle's runs: the whole gateway, its lock replaced by none, in front of a
 // mail store that knows what became of every message. In each, several clients
@@ -53,11 +57,11 @@ const (
 // every actor waits for times of its own: a seed makes the same run again.
 func TestOracle(t *testing.T) {
 	if *oracleSeed != 0 {
-		synctest.Test(t, func(t *testing.T) { play(t, *oracleSeed, &oracleSums{}) })
+		synctest.Test(t, func(t *testing.T) { play(t, *oracleSeed, &oracleSums{faults: oracleFaults}) })
 		return
 	}
-	var sums oracleSums
-	first, wanted := uint64(1), sums.wanted()
+	sums := oracleSums{verbs: commitVerbs, faults: oracleFaults}
+	first, wanted := uint64(1), faultedSessions(20_000)
 	enough := func() bool { return sums.faulted.Load() >= wanted }
 	if *oracleSoak > 0 {
 		first = rand.Uint64() >> 16
@@ -82,20 +86,13 @@ func TestOracle(t *testing.T) {
 
 // oracleSums are what all runs came to.
 type oracleSums struct {
+	verbs  []string    // every one of which
+	faults []oracle.Do // is to meet each of these
+
 	sessions, faulted, removed, confirmed atomic.Int64
 
 	mu    sync.Mutex
 	steps map[string]int // by command and fault
-}
-
-func (*oracleSums) wanted() int64 {
-	switch {
-	case os.Getenv("POSTERN_REAL") == "1":
-		return faultedReal
-	case testing.Short():
-		return faultedShort
-	}
-	return faultedUsual
 }
 
 func (s *oracleSums) count(verb string, do oracle.Do) {
@@ -114,8 +111,8 @@ func (s *oracleSums) report(t *testing.T, runs uint64) {
 	if testing.Short() {
 		return
 	}
-	for _, verb := range commitVerbs {
-		for _, do := range oracleFaults {
+	for _, verb := range s.verbs {
+		for _, do := range s.faults {
 			if isPossible(verb, do) && s.steps[verb+": "+string(do)] == 0 {
 				t.Errorf("%s: never %s", verb, do)
 			}
@@ -155,12 +152,16 @@ type world struct {
 	store  oracleStore
 	open   func(g *generation, journal upstream.Journal) upstream.Opener
 	cut    func() // every connection of the gateway upstream
-	real   bool   // time passes as it does: nobody waits without need
-	rules  oracle.Rules
-	state  state.Store // nil: none
-	mishap float64     // how likely a command of a commit is to go wrong
-	calm   atomic.Bool // nothing goes wrong any more
-	about  string
+	// flagged tells which messages the gateway has flagged and left there.
+	flagged  func() []int
+	real     bool // time passes as it does: nobody waits without need
+	rules    oracle.Rules
+	state    state.Store // nil: none
+	mishap   float64     // how likely a command of a commit is to go wrong
+	calm     atomic.Bool // nothing goes wrong any more
+	refusals []string    // how the server says no
+	mortal   bool        // nothing goes wrong but that the gateway dies
+	about    string
 
 	mu         sync.Mutex
 	generation *generation
@@ -196,8 +197,9 @@ func play(t *testing.T, seed uint64, sums *oracleSums) {
 	server := oracle.NewServer()
 	server.Capabilities = drawCapabilities(random)
 	server.Fault = w.fault
-	w.about = server.Capabilities
+	w.about, w.refusals = server.Capabilities, imapRefusals
 	w.record, w.store, w.cut = &server.Record, server, server.Cut
+	w.flagged = func() []int { return server.Pending(oracleUser) }
 	w.open = func(g *generation, journal upstream.Journal) upstream.Opener {
 		return imapc.New(imapc.Options{
 			Address: "imap.oracle.example:143", TLS: imapc.TLSOff, Policy: w.rules.Policy, Journal: journal,
@@ -237,7 +239,8 @@ func (w *world) run(random *rand.Rand, policies []upstream.Delete) {
 	w.rules.Policy.ExpungeAlone = random.IntN(4) == 0
 	w.rules.Policy.Seen = random.IntN(4) == 0
 	w.mishap = []float64{0.05, 0.15, 0.3}[random.IntN(3)]
-	if random.IntN(5) == 0 {
+	w.mortal = random.IntN(8) == 0
+	if w.mortal || random.IntN(6) == 0 {
 		store, err := state.Open(t.Context(), state.Options{Dir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
@@ -256,7 +259,9 @@ func (w *world) run(random *rand.Rand, policies []upstream.Delete) {
 		actors.Go(func() { w.client(user, uint64(n)) })
 	}
 	stop := make(chan struct{})
-	others.Go(func() { w.others(stop) })
+	if !w.real {
+		others.Go(func() { w.others(stop) })
+	}
 	actors.Wait()
 	close(stop)
 	others.Wait()
@@ -406,8 +411,8 @@ func isCommit(s oracle.Step) bool {
 	return s.Verb == "UID FETCH" && !strings.Contains(s.Command, "1:*") && !strings.Contains(s.Command, "BODY")
 }
 
-// refusals are how servers say no.
-var refusals = []string{"NO no", "NO [OVERQUOTA] full", "NO [NOPERM] not yours", "NO [SERVERBUG] oops", "NO [UNAVAILABLE] later",
+// imapRefusals are how IMAP servers say no.
+var imapRefusals = []string{"NO no", "NO [OVERQUOTA] full", "NO [NOPERM] not yours", "NO [SERVERBUG] oops", "NO [UNAVAILABLE] later",
 	"NO [TRYCREATE] where to?", "NO [EXPUNGEISSUED] gone", "BAD what?", "NO [LIMIT] too many", "NO [INUSE] busy"}
 
 // isPossible tells whether a fault is one that a gateway can survive: it has to
@@ -422,7 +427,10 @@ func isPossible(verb string, do oracle.Do) bool {
 
 // mischief chooses a fault.
 func (w *world) mischief(r *rand.Rand, s oracle.Step) oracle.Fault {
-	do := oracleFaults[r.IntN(len(oracleFaults))]
+	do := w.sums.faults[r.IntN(len(w.sums.faults))]
+	if w.mortal {
+		do = crash
+	}
 	if !isPossible(s.Verb, do) {
 		do = oracle.Refuse
 	}
@@ -440,7 +448,7 @@ func (w *world) mischief(r *rand.Rand, s oracle.Step) oracle.Fault {
 	f := oracle.Fault{Do: do}
 	switch do {
 	case oracle.Refuse:
-		f.Reply = refusals[r.IntN(len(refusals))]
+		f.Reply = w.refusals[r.IntN(len(w.refusals))]
 		if s.Verb == "LOGIN" {
 			f.Reply = "NO [UNAVAILABLE] later" // or every later login waits for long
 		}
@@ -476,7 +484,11 @@ func (w *world) meddle(r *rand.Rand) {
 		return
 	}
 	id := ids[r.IntN(len(ids))]
-	switch r.IntN(40) {
+	act := r.IntN(40)
+	if w.mortal && act > 10 {
+		return
+	}
+	switch act {
 	case 0, 1, 2:
 		w.store.Flag(user, id)
 	case 3, 4, 5:
@@ -490,8 +502,8 @@ func (w *world) meddle(r *rand.Rand) {
 			w.tell("INBOX renumbered")
 			w.store.Renumber(user)
 		}
-	case 12:
-		if r.IntN(3) == 0 && w.swappable() {
+	case 12, 13:
+		if r.IntN(2) == 0 && w.swappable() {
 			w.tell("message %d became %d", id, w.store.Swap(user, id))
 		}
 	}
@@ -535,6 +547,10 @@ func (w *world) settle() {
 	intents, err := w.state.Journal("there").Pending(w.t.Context(), oracleUser)
 	if err != nil || len(intents) > 0 {
 		w.fail("pending after the last session: %v, %v", intents, err)
+	}
+	expunges := w.rules.Policy.Delete == upstream.DeleteExpunge && strings.Contains(w.about, "UIDPLUS")
+	if left := w.flagged(); w.mortal && expunges && len(left) > 0 {
+		w.fail("left behind by gateways that died: messages %v are flagged, and not expunged", left)
 	}
 }
 

@@ -89,7 +89,7 @@ func (t *trial) judge(e Event) {
 
 // judgeRemoval looks at a message that left a mailbox by the gateway's doing.
 func (t *trial) judgeRemoval(e Event) {
-	moved := strings.HasPrefix(e.Command, "UID MOVE")
+	moved := strings.HasPrefix(e.Command, "UID MOVE") || strings.HasPrefix(e.Command, "Email/set")
 	switch {
 	case e.Box != "INBOX":
 		t.fail("removed from another mailbox: %v", e)
@@ -264,13 +264,13 @@ func (t *trial) judgeUIDLs() {
 }
 
 // lasts tells whether a message's unique-id must be the one that it had in an
-// earlier session. Two may change: those of a mailbox that was renumbered, of
-// messages that nobody has read, and that of a message which was removed by
-// being flagged and hidden, and comes back.
+// earlier session. It may change in a mailbox that was renumbered, after the
+// message was removed, which a session that lists at that moment may show once
+// more, and after it was hidden, which is how DeleteFlag removes.
 func (t *trial) lasts(s Session, id int) bool {
 	hides := t.rules.Policy.Delete == upstream.DeleteFlag
 	return !slices.ContainsFunc(t.events, func(e Event) bool {
-		return e.Account == s.Account && e.At < s.Listed &&
-			(e.Kind == Renumbered || hides && e.Kind == Flagged && e.Message == id)
+		return e.Account == s.Account && e.At < s.Listed && e.Box == "INBOX" &&
+			(e.Kind == Renumbered || e.Message == id && (e.Kind == Left || hides && e.Kind == Flagged))
 	})
 }
