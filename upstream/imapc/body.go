@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/emersion/go-imap/v2"
-	"github.com/emersion/go-imap/v2/imapclient"
 
 	"postern/upstream"
 )
@@ -34,6 +33,13 @@ var (
 	errAbandoned = errors.New("message abandoned")
 )
 
+// A stream is what the octets of a body come from.
+type stream interface {
+	io.Reader      // io.EOF only after all of length
+	length() int64 // in octets
+	close() error  // before the connection is used for anything else
+}
+
 // A body is a message, or the beginning of one, on its way. It carries on over
 // a lost connection if the message there is provably the same one.
 type body struct {
@@ -41,11 +47,12 @@ type body struct {
 	ctx    context.Context // of the Fetch or Top
 	i      int
 	header bool         // the header only
+	top    bool         // a few lines of it, though it may be fetched whole
 	chunk  int64        // octets to ask for next; 0: all
 	lines  *lineCounter // how many are to come; nil: all
 
 	mu      sync.Mutex // held while the message is read, so that Close can wait for that
-	running *literal   // nil between two
+	running stream     // nil between two
 	offset  int64      // octets delivered
 	total   int64      // octets in all; -1: not known yet
 	last    int64      // offset when the connection was lost last
@@ -53,24 +60,31 @@ type body struct {
 	err     error // how it ended: io.EOF if whole
 }
 
-// begin asks for the message.
+// begin asks for the message: first together with those that are likely to be
+// asked for next, if it is not on its way already, and then, should it not come,
+// alone.
 func (b *body) begin() error {
 	b.total, b.last = -1, -1
-	for try := 0; ; try++ {
+	try := 0
+	if b.chunk == 0 && !b.top {
+		p, err := b.d.ahead.take(b.ctx, b.i, b.header)
+		if err != nil {
+			return err
+		}
+		if err = b.expect(p, p.wait()); err == nil || b.ctx.Err() != nil {
+			return err
+		}
+		try = 1
+	}
+	for ; ; try++ {
 		c, err := b.d.connection(b.ctx)
 		if err != nil {
 			return err
 		}
-		b.running, err = c.fetch(b.ctx, b.uid(), b.section(b.chunk))
-		if err == nil && b.running.left == 0 && b.d.listing.Size(b.i) > 0 {
-			b.running.close()
-			err = errNoBody
-		}
+		l, err := c.fetch(b.ctx, b.uid(), b.section(b.chunk))
+		err = b.expect(l, err)
 		switch {
-		case err == nil:
-			b.expect()
-			return nil
-		case b.ctx.Err() != nil:
+		case err == nil || b.ctx.Err() != nil:
 			return err
 		case c.g.broken() != nil && try < 2:
 		case errors.Is(err, errNoBody) && try == 0: // news of its flags took its place
@@ -80,6 +94,29 @@ func (b *body) begin() error {
 			return b.refused(c, err)
 		}
 	}
+}
+
+// expect learns from the first answer how much is to come. A message that is
+// not empty does not come empty.
+func (b *body) expect(s stream, err error) error {
+	if err == nil && s.length() == 0 && b.d.listing.Size(b.i) > 0 {
+		err = errNoBody
+		s.close()
+	}
+	if err != nil {
+		return err
+	}
+	b.running = s
+	if b.chunk > 0 {
+		return nil
+	}
+	b.total = s.length()
+	// RFC 9051 section 6.4.5 has the empty line at the end of HEADER even where
+	// the message ends without one.
+	if size := b.d.listing.Size(b.i); b.header && b.total == size+2 {
+		b.total = size
+	}
+	return nil
 }
 
 func (b *body) uid() uint32 { return b.d.listing.uid(b.i) }
@@ -95,19 +132,6 @@ func (b *body) section(octets int64) *imap.FetchItemBodySection {
 		s.Partial = &imap.SectionPartial{Offset: b.offset, Size: octets}
 	}
 	return s
-}
-
-// expect learns from the first answer how much is to come.
-func (b *body) expect() {
-	if b.chunk > 0 {
-		return
-	}
-	b.total = b.running.left
-	// RFC 9051 section 6.4.5 has the empty line at the end of HEADER even where
-	// the message ends without one.
-	if size := b.d.listing.Size(b.i); b.header && b.total == size+2 {
-		b.total = size
-	}
 }
 
 // refused finds out why a message did not come: it is gone, or the server does
@@ -165,7 +189,7 @@ func (b *body) proceed(err error) error {
 		return b.resume(err)
 	}
 	// The end of a chunk: of the message too if it is a short one.
-	short := b.running.size < b.chunk
+	short := b.running.length() < b.chunk
 	if err := b.running.close(); err != nil {
 		return b.resume(err)
 	}
@@ -174,9 +198,11 @@ func (b *body) proceed(err error) error {
 		return io.EOF
 	}
 	b.chunk = min(2*b.chunk, maxChunk)
-	if b.running, err = b.d.current().fetch(b.ctx, b.uid(), b.section(b.chunk)); err != nil {
+	l, err := b.d.current().fetch(b.ctx, b.uid(), b.section(b.chunk))
+	if err != nil {
 		return b.resume(err)
 	}
+	b.running = l
 	return nil
 }
 
@@ -217,11 +243,13 @@ func (b *body) resume(lost error) error {
 	if b.total >= 0 {
 		octets = b.total - b.offset + 1 // one more, to see that the message is no longer than before
 	}
-	if b.running, err = c.fetch(b.ctx, b.uid(), b.section(octets)); err != nil {
+	l, err := c.fetch(b.ctx, b.uid(), b.section(octets))
+	if err != nil {
 		return fmt.Errorf("%s: %w", doing, unavailable(err))
 	}
-	if b.total >= 0 && b.running.left != b.total-b.offset && !(b.header && b.running.left > b.total-b.offset) {
-		return fmt.Errorf("%s: %d octets left, not %d: %w", doing, b.running.left, b.total-b.offset, upstream.ErrUnavailable)
+	b.running = l
+	if b.total >= 0 && l.left != b.total-b.offset && !(b.header && l.left > b.total-b.offset) {
+		return fmt.Errorf("%s: %d octets left, not %d: %w", doing, l.left, b.total-b.offset, upstream.ErrUnavailable)
 	}
 	b.d.u.o.Log.Info("message resumed", "account", b.d.account.User, "uid", b.uid(), "octets", b.offset, "err", lost)
 	return nil
@@ -246,86 +274,6 @@ func (b *body) Close() error {
 	return nil
 }
 
-// A literal is one FETCH of one message, whose body is being read. The
-// library's reader waits until that is done: it must be closed.
-type literal struct {
-	c    *conn
-	end  func()
-	cmd  *imapclient.FetchCommand
-	msg  *imapclient.FetchMessageData
-	r    io.Reader
-	size int64
-	left int64
-	err  error
-}
-
-// fetch asks for a section of one message, and never for two: of several FETCH
-// answers on their way, the library cannot wait for one without the others.
-func (c *conn) fetch(ctx context.Context, uid uint32, section *imap.FetchItemBodySection) (*literal, error) {
-	end := c.during(ctx, await{idle: c.o.IdleTimeout, literal: c.o.MaxMessage})
-	c.roundTrip()
-	cmd := c.lib.Fetch(imap.UIDSetNum(imap.UID(uid)), &imap.FetchOptions{UID: true, BodySection: []*imap.FetchItemBodySection{section}})
-	for msg := cmd.Next(); msg != nil; msg = cmd.Next() {
-		for item := msg.Next(); item != nil; item = msg.Next() {
-			if b, ok := item.(imapclient.FetchItemDataBodySection); ok && b.Literal != nil && b.MatchCommand(section) {
-				n := b.Literal.Size()
-				return &literal{c: c, end: end, cmd: cmd, msg: msg, r: b.Literal, size: n, left: n}, nil
-			}
-		}
-	}
-	defer end()
-	err := cmd.Close()
-	var refusal *imap.Error
-	switch {
-	case err == nil:
-		return nil, errNoBody
-	case errors.As(err, &refusal):
-		return nil, refused("fetch", statusOf(refusal), upstream.ErrUnreadable)
-	}
-	return nil, c.lost("fetch", err)
-}
-
-// Read implements io.Reader. After an error the library's decoder belongs to
-// its reader again, so that nothing may be read any more.
-func (l *literal) Read(p []byte) (int, error) {
-	if l.err != nil {
-		return 0, l.err
-	}
-	n, err := l.r.Read(p)
-	l.left -= int64(n)
-	if err == io.EOF && l.left > 0 {
-		err = io.ErrUnexpectedEOF // the library does not tell
-	}
-	l.err = err
-	if n > 0 {
-		return n, nil
-	}
-	return 0, err
-}
-
-// close ends the FETCH. What is left of the message is drained if it is little,
-// otherwise it costs the connection.
-func (l *literal) close() error {
-	defer l.end()
-	if l.left <= maxDrain {
-		limit := time.AfterFunc(drainTime, func() { l.c.g.fail(errAbandoned) })
-		defer limit.Stop()
-	} else {
-		l.c.g.fail(errAbandoned)
-	}
-	io.Copy(io.Discard, readerOnly{l})
-	if l.err != io.EOF {
-		l.c.g.fail(l.err)
-		return l.err // touch neither msg nor cmd: the reader may be at them
-	}
-	for l.msg.Next() != nil {
-	}
-	return l.cmd.Close()
-}
-
-// readerOnly hides whatever else a reader is.
-type readerOnly struct{ io.Reader }
-
 // A lineCounter counts the lines of a message's body as it passes.
 type lineCounter struct {
 	left   int // lines of the body that are still wanted
@@ -343,18 +291,6 @@ func (c *lineCounter) count(p []byte) {
 			c.inBody, c.text = !c.text, false
 		default:
 			c.text = true
-		}
-	}
-}
-
-// discard reads a FETCH response that nobody has asked for. The library's own
-// way would go on reading after an error.
-func discard(msg *imapclient.FetchMessageData) {
-	for item := msg.Next(); item != nil; item = msg.Next() {
-		if b, ok := item.(imapclient.FetchItemDataBodySection); ok && b.Literal != nil {
-			if n, err := io.Copy(io.Discard, readerOnly{b.Literal}); err != nil || n < b.Literal.Size() {
-				return
-			}
 		}
 	}
 }

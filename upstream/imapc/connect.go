@@ -29,7 +29,8 @@ type conn struct {
 	box        mailbox              // the selected one
 	listing    *lister              // of it, asked for already; nil if not
 	identified bool                 // said who we are
-	rtt        time.Duration        // the shortest that a round trip has taken
+	flight     flight
+	rtt        time.Duration // the shortest that a round trip has taken; 0: none has
 }
 
 // connect opens a connection, encrypted as the options say, and reads the

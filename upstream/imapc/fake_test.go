@@ -154,7 +154,7 @@ var allowed = []*regexp.Regexp{
 	regexp.MustCompile(`^UID FETCH [0-9]+:\* \(UID RFC822\.SIZE( EMAILID| X-GM-MSGID)?\)$`),
 	regexp.MustCompile(`^UID SEARCH (RETURN \(ALL\) )?UID 1:[0-9]+$`),
 	regexp.MustCompile(`^UID FETCH [0-9:,]+ \(UID RFC822\.SIZE\)$`),
-	regexp.MustCompile(`^UID FETCH [0-9]+ \(UID BODY\.PEEK\[(HEADER)?\](<[0-9]+\.[0-9]+>)?\)$`),
+	regexp.MustCompile(`^UID FETCH [0-9,:]+ \(UID BODY\.PEEK\[(HEADER)?\](<[0-9]+\.[0-9]+>)?\)$`),
 	regexp.MustCompile(`^UID STORE [0-9:,]+ [+-]FLAGS\.SILENT \(\\Deleted\)$`),
 	regexp.MustCompile(`^UID STORE [0-9:,]+ \+FLAGS\.SILENT \(\\Seen\)$`),
 	regexp.MustCompile(`^UID EXPUNGE [0-9:,]+$`),

@@ -440,10 +440,10 @@ func TestResume(t *testing.T) {
 		"flag":             {way: byFlag, set: func(f *fake, _ *fakeJournal) { f.change(3, func(m *fakeMessage) { m.deleted = false }) }, left: []uint32{3, 5, 6, 9}, noted: []string{"5"}},
 		"refused EXPUNGE":  {set: refuse("UID EXPUNGE"), left: []uint32{3, 5, 6, 9}, pending: true, warns: "unfinished removal not settled"},
 		"refused SEARCH":   {set: refuse("UID SEARCH"), left: []uint32{6, 9}, pending: true, warns: "unfinished removal not settled"},
-		"refused FETCH":    {set: refuse("UID FETCH"), left: []uint32{3, 5, 6, 9}, pending: true, warns: "unfinished removal not settled"},
+		"refused FETCH":    {set: refuse("UID FETCH 3"), left: []uint32{3, 5, 6, 9}, pending: true, warns: "unfinished removal not settled"},
 		"dropped EXPUNGE":  {set: lose("UID EXPUNGE"), left: []uint32{3, 5, 6, 9}, pending: true, warns: "unfinished removal not settled"},
 		"silent EXPUNGE":   {set: silence("UID EXPUNGE"), left: []uint32{3, 5, 6, 9}, pending: true, warns: "unfinished removal not settled"},
-		"dropped FETCH":    {set: lose("UID FETCH"), left: []uint32{3, 5, 6, 9}, pending: true, warns: "unfinished removal not settled"},
+		"dropped FETCH":    {set: lose("UID FETCH 3"), left: []uint32{3, 5, 6, 9}, pending: true, warns: "unfinished removal not settled"},
 		"dropped SEARCH":   {set: lose("UID SEARCH"), left: []uint32{6, 9}, pending: true, warns: "unfinished removal not settled"},
 		"dropped reSELECT": {set: loseSecond("SELECT"), left: []uint32{6, 9}, noted: []string{"3", "5"}},
 	} {

@@ -23,6 +23,8 @@ type maildrop struct {
 	toKeep      *listing     // the same without anything hidden
 	undelivered map[int]bool // messages that the server did not deliver when asked
 
+	ahead *ahead
+
 	life  context.Context // ends with Close
 	leave context.CancelFunc
 
@@ -36,6 +38,7 @@ func newMaildrop(u *Upstream, account upstream.Account, c *conn) *maildrop {
 	d := &maildrop{u: u, account: account, c: c, uidValidity: c.box.uidValidity, refusal: refusal,
 		listing: &listing{}, toKeep: &listing{}, undelivered: make(map[int]bool)}
 	d.life, d.leave = context.WithCancel(context.Background())
+	d.ahead = &ahead{d: d, share: u.o.Pool.Share(), last: -1}
 	return d
 }
 
@@ -71,13 +74,15 @@ func (d *maildrop) current() *conn {
 	return d.c
 }
 
-// connection returns the connection, or a new one if that was lost. ErrChanged
+// connection returns the connection, free for another command, or a new one if
+// that was lost. ErrChanged
 // means that the mailbox there is not the one that was listed.
 func (d *maildrop) connection(ctx context.Context) (*conn, error) {
 	if d.life.Err() != nil {
 		return nil, fmt.Errorf("maildrop: %w", net.ErrClosed)
 	}
-	if c := d.current(); c.g.broken() == nil {
+	c := d.current()
+	if c.land(ctx); c.g.broken() == nil {
 		return c, nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -111,7 +116,7 @@ func (d *maildrop) Fetch(ctx context.Context, i int) (io.ReadCloser, error) {
 
 // Top implements upstream.Maildrop.
 func (d *maildrop) Top(ctx context.Context, i, n int) (io.ReadCloser, error) {
-	b := &body{d: d, ctx: ctx, i: i}
+	b := &body{d: d, ctx: ctx, i: i, top: n > 0}
 	first := int64(topHeader) + topLine*int64(min(n, maxChunk/topLine))
 	switch size := d.listing.Size(i); {
 	case n == 0:
@@ -159,8 +164,11 @@ func (d *maildrop) Close() error {
 	c, b := d.c, d.body
 	d.body = nil
 	d.mu.Unlock()
-	if b != nil {
+	if b != nil || c.flying() != nil {
 		c.g.Close()
+	}
+	d.ahead.close()
+	if b != nil {
 		b.Close()
 	}
 	go d.retire(c)

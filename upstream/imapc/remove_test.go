@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,13 +20,9 @@ import (
 
 // onCommand answers the first command that begins with prefix by a fault.
 func onCommand(prefix string, fault func(c *fakeConn) bool) func(*fakeConn, string) bool {
-	done := false
+	var done atomic.Bool
 	return func(c *fakeConn, command string) bool {
-		if done || !strings.HasPrefix(command, prefix) {
-			return false
-		}
-		done = true
-		return fault(c)
+		return strings.HasPrefix(command, prefix) && done.CompareAndSwap(false, true) && fault(c)
 	}
 }
 
