@@ -41,12 +41,28 @@ type Server struct {
 
 	authorizations map[string]bool
 
-	mu       sync.Mutex
-	letters  []*letter // oldest first
-	last     int       // number of the newest letter ever
-	state    int
-	sessions int // state of the session object
-	calls    []string
+	mu        sync.Mutex
+	mailboxes []Mailbox
+	letters   []*letter // in order of arrival
+	last      int       // number of the newest letter ever
+	state     int
+	gone      map[string]int // by id: the state in which it went
+	destroyed []Destroyed
+	sessions  int // state of the session object
+	calls     []string
+}
+
+// A Mailbox is a place for messages.
+type Mailbox struct {
+	ID, Name, Parent, Role string
+	// ReadOnly takes away the rights to change anything in it.
+	ReadOnly bool
+}
+
+// A Destroyed is a message that Email/set destroyed.
+type Destroyed struct {
+	ID    string
+	Boxes []string // that it was in then
 }
 
 // An Answer is the name and the arguments of a method response.
@@ -64,6 +80,10 @@ type letter struct {
 	id, blob string
 	raw      string
 	boxes    map[string]bool
+	keywords map[string]bool
+	received time.Time
+	created  int // the state in which it came
+	changed  int // the state in which it last changed
 }
 
 // The ids of the account and its mailboxes. The names are none that an English
@@ -88,7 +108,34 @@ func New(user, password string) *Server {
 	return &Server{
 		MaxObjectsInGet: 500, MaxObjectsInSet: 500, MaxSizeRequest: 1 << 20, MaxConcurrentRequests: 4,
 		authorizations: map[string]bool{r.Header.Get("Authorization"): true, "Bearer " + password: true},
+		gone:           map[string]int{},
+		mailboxes: []Mailbox{
+			{ID: Archive, Name: "INBOX", Role: "archive"},
+			{ID: Inbox, Name: "Posteingang", Role: "inbox"},
+			{ID: Trash, Name: "Papierkorb", Role: "trash"},
+		},
 	}
+}
+
+// SetMailboxes replaces the mailboxes. Their messages stay where they are.
+func (s *Server) SetMailboxes(edit func(all []Mailbox) []Mailbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mailboxes = edit(slices.Clone(s.mailboxes))
+}
+
+// Mailboxes returns all of them.
+func (s *Server) Mailboxes() []Mailbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.mailboxes)
+}
+
+// Destroyed returns the messages that Email/set destroyed, in that order.
+func (s *Server) Destroyed() []Destroyed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.destroyed)
 }
 
 // Deliver implements upstreamtest.Mailbox.
@@ -100,7 +147,11 @@ func (s *Server) Add(raw string, boxes ...string) string {
 	defer s.mu.Unlock()
 	s.last++
 	s.state++
-	l := &letter{id: fmt.Sprintf("M%07d", s.last), blob: fmt.Sprintf("B/%07d?%%", s.last), raw: raw, boxes: map[string]bool{}}
+	l := &letter{
+		id: fmt.Sprintf("M%07d", s.last), blob: fmt.Sprintf("B/%07d?%%", s.last), raw: raw,
+		boxes: map[string]bool{}, keywords: map[string]bool{},
+		received: time.Date(2026, 1, 1, 0, 0, s.last, 0, time.UTC), created: s.state, changed: s.state,
+	}
 	for _, box := range boxes {
 		l.boxes[box] = true
 	}
@@ -108,23 +159,54 @@ func (s *Server) Add(raw string, boxes ...string) string {
 	return l.id
 }
 
-// Rename gives a message another id.
-func (s *Server) Rename(id, to string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.find(id).id = to
+// Flag sets keywords of a message.
+func (s *Server) Flag(id string, keywords ...string) {
+	s.change(id, func(l *letter) {
+		clear(l.keywords)
+		for _, k := range keywords {
+			l.keywords[k] = true
+		}
+	})
 }
 
-// Move puts a message into exactly these mailboxes.
-func (s *Server) Move(id string, boxes ...string) {
+// Keywords returns those of a message, sorted.
+func (s *Server) Keywords(id string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.find(id).keywords))
+}
+
+// Date says when a message was received.
+func (s *Server) Date(id string, at time.Time) {
+	s.change(id, func(l *letter) { l.received = at })
+}
+
+func (s *Server) change(id string, do func(l *letter)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state++
 	l := s.find(id)
-	clear(l.boxes)
-	for _, box := range boxes {
-		l.boxes[box] = true
-	}
+	l.changed = s.state
+	do(l)
+}
+
+// Rename gives a message another id.
+func (s *Server) Rename(id, to string) {
+	s.change(id, func(l *letter) {
+		s.gone[id] = s.state
+		delete(s.gone, to)
+		l.id, l.created = to, s.state
+	})
+}
+
+// Move puts a message into exactly these mailboxes.
+func (s *Server) Move(id string, boxes ...string) {
+	s.change(id, func(l *letter) {
+		clear(l.boxes)
+		for _, box := range boxes {
+			l.boxes[box] = true
+		}
+	})
 }
 
 // Take implements upstreamtest.Mailbox.
@@ -136,6 +218,11 @@ func (s *Server) Take(t testing.TB, raw string) {
 		t.Fatalf("no such message to take: %.60q", raw)
 	}
 	s.state++
+	s.drop(at)
+}
+
+func (s *Server) drop(at int) {
+	s.gone[s.letters[at].id] = s.state
 	s.letters = slices.Delete(s.letters, at, at+1)
 }
 
@@ -303,7 +390,8 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 func (s *Server) answer(name string, args object, answered map[string]object) (*Answer, error) {
 	if ref, ok := args["#ids"].(object); ok {
 		of, _ := ref["resultOf"].(string)
-		ids, ok := answered[of]["ids"].([]any)
+		path, _ := ref["path"].(string)
+		ids, ok := answered[of][strings.TrimPrefix(path, "/")].([]any)
 		if !ok {
 			return Error("invalidResultReference"), nil
 		}
@@ -323,7 +411,11 @@ func (s *Server) answer(name string, args object, answered map[string]object) (*
 	defer s.mu.Unlock()
 	switch name {
 	case "Mailbox/get":
-		return &Answer{name, s.mailboxes()}, nil
+		return &Answer{name, s.allMailboxes()}, nil
+	case "Mailbox/set":
+		return s.makeMailboxes(name, args), nil
+	case "Email/changes":
+		return s.changes(name, args), nil
 	case "Email/query":
 		return &Answer{name, s.query(args)}, nil
 	case "Email/get":
@@ -334,31 +426,93 @@ func (s *Server) answer(name string, args object, answered map[string]object) (*
 	return Error("unknownMethod"), nil
 }
 
-func (s *Server) mailboxes() object {
+func (s *Server) allMailboxes() object {
 	var list []any
-	for _, box := range []struct{ id, name, role string }{
-		{Archive, "INBOX", "archive"}, {Inbox, "Posteingang", "inbox"}, {Trash, "Papierkorb", "trash"},
-	} {
+	for _, box := range s.mailboxes {
 		total := 0
 		for _, l := range s.letters {
-			if l.boxes[box.id] {
+			if l.boxes[box.ID] {
 				total++
 			}
 		}
-		list = append(list, object{"id": box.id, "name": box.name, "role": box.role, "totalEmails": total, "myRights": object{
-			"mayReadItems": true, "mayAddItems": true, "mayRemoveItems": true, "maySetSeen": true, "maySetKeywords": true,
-			"mayCreateChild": true, "mayRename": true, "mayDelete": false, "maySubmit": true,
-		}})
+		may := !box.ReadOnly
+		list = append(list, object{
+			"id": box.ID, "name": box.Name, "parentId": orNull(box.Parent), "role": orNull(box.Role), "totalEmails": total,
+			"myRights": object{
+				"mayReadItems": true, "mayAddItems": may, "mayRemoveItems": may, "maySetSeen": may, "maySetKeywords": may,
+				"mayCreateChild": may, "mayRename": may, "mayDelete": false, "maySubmit": true,
+			},
+		})
 	}
 	return object{"accountId": AccountID, "state": "0", "list": list, "notFound": nil}
+}
+
+func orNull(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
+}
+
+// makeMailboxes is Mailbox/set, to create.
+func (s *Server) makeMailboxes(name string, args object) *Answer {
+	created, notCreated := object{}, object{}
+	create, _ := args["create"].(object)
+	for key, v := range create {
+		wanted, _ := v.(object)
+		box := Mailbox{ID: fmt.Sprintf("mb-%d", len(s.mailboxes)+1)}
+		box.Name, _ = wanted["name"].(string)
+		box.Parent, _ = wanted["parentId"].(string)
+		taken := slices.ContainsFunc(s.mailboxes, func(m Mailbox) bool { return m.Name == box.Name && m.Parent == box.Parent })
+		known := box.Parent == "" || slices.ContainsFunc(s.mailboxes, func(m Mailbox) bool { return m.ID == box.Parent })
+		if taken || !known || box.Name == "" {
+			notCreated[key] = object{"type": "invalidProperties"}
+			continue
+		}
+		s.mailboxes = append(s.mailboxes, box)
+		created[key] = object{"id": box.ID}
+	}
+	return &Answer{name, object{"accountId": AccountID, "oldState": "0", "newState": "1", "created": created, "notCreated": notCreated}}
+}
+
+// changes is Email/changes. RFC 8620 section 5.2.
+func (s *Server) changes(name string, args object) *Answer {
+	text, _ := args["sinceState"].(string)
+	since, err := strconv.Atoi(text)
+	if err != nil || since > s.state {
+		return Error("cannotCalculateChanges")
+	}
+	created, updated, destroyed := []any{}, []any{}, []any{}
+	for _, l := range s.letters {
+		switch {
+		case l.created > since:
+			created = append(created, l.id)
+		case l.changed > since:
+			updated = append(updated, l.id)
+		}
+	}
+	for id, at := range s.gone {
+		if at > since {
+			destroyed = append(destroyed, id)
+		}
+	}
+	if most, ok := args["maxChanges"].(float64); ok && len(created)+len(updated)+len(destroyed) > int(most) {
+		return &Answer{name, object{"accountId": AccountID, "oldState": text, "newState": text, "hasMoreChanges": true,
+			"created": []any{}, "updated": []any{}, "destroyed": []any{}}}
+	}
+	return &Answer{name, object{"accountId": AccountID, "oldState": text, "newState": strconv.Itoa(s.state), "hasMoreChanges": false,
+		"created": created, "updated": updated, "destroyed": destroyed}}
 }
 
 func (s *Server) query(args object) object {
 	filter, _ := args["filter"].(object)
 	box, _ := filter["inMailbox"].(string)
+	hidden, _ := filter["notKeyword"].(string)
+	after, _ := filter["after"].(string)
+	from, _ := time.Parse(time.RFC3339, after) // from the beginning without it
 	ids := []any{}
-	for _, l := range s.letters {
-		if l.boxes[box] {
+	for _, l := range s.sorted() {
+		if l.boxes[box] && !l.keywords[hidden] && !l.received.Before(from) {
 			ids = append(ids, l.id)
 		}
 	}
@@ -376,6 +530,11 @@ func (s *Server) query(args object) object {
 		answer["total"] = total
 	}
 	return answer
+}
+
+// sorted returns all messages, the first received first.
+func (s *Server) sorted() []*letter {
+	return slices.SortedStableFunc(slices.Values(s.letters), func(a, b *letter) int { return a.received.Compare(b.received) })
 }
 
 // find returns the message of that id, or nil.
@@ -404,9 +563,11 @@ func (s *Server) get(name string, args object) *Answer {
 			missing = append(missing, id)
 			continue
 		}
-		all := object{"id": l.id, "blobId": l.blob, "size": len(l.raw), "mailboxIds": maps.Clone(l.boxes)}
+		all := object{"id": l.id, "blobId": l.blob, "size": len(l.raw), "mailboxIds": maps.Clone(l.boxes),
+			"keywords": maps.Clone(l.keywords), "receivedAt": l.received.Format(time.RFC3339)}
 		some := object{"id": l.id}
-		for _, p := range args["properties"].([]any) {
+		properties, _ := args["properties"].([]any)
+		for _, p := range properties {
 			some[p.(string)] = all[p.(string)]
 		}
 		list = append(list, some)
@@ -433,15 +594,18 @@ func (s *Server) set(name string, args object) (*Answer, error) {
 			notDestroyed[id] = object{"type": "notFound"}
 			continue
 		}
-		s.letters = slices.Delete(s.letters, at, at+1)
+		s.destroyed = append(s.destroyed, Destroyed{id, slices.Sorted(maps.Keys(s.letters[at].boxes))})
+		s.drop(at)
 		destroyed = append(destroyed, id)
 	}
 	for id, v := range update {
 		patch, _ := v.(object)
-		if kind := s.find(id).patch(patch); kind != "" {
+		l := s.find(id)
+		if kind := l.patch(patch); kind != "" {
 			notUpdated[id] = object{"type": kind}
 			continue
 		}
+		l.changed = s.state
 		updated[id] = nil
 	}
 	return &Answer{name, object{
@@ -450,25 +614,27 @@ func (s *Server) set(name string, args object) (*Answer, error) {
 	}}, nil
 }
 
-// patch changes the mailboxes of a message; it returns the error's type.
+// patch changes the mailboxes and keywords of a message; it returns the error's
+// type.
 func (l *letter) patch(p object) string {
 	if l == nil {
 		return "notFound"
 	}
-	boxes := maps.Clone(l.boxes)
+	boxes, keywords := maps.Clone(l.boxes), maps.Clone(l.keywords)
 	for path, in := range p {
-		box, ok := strings.CutPrefix(path, "mailboxIds/")
-		if !ok {
+		property, key, _ := strings.Cut(path, "/")
+		set := map[string]map[string]bool{"mailboxIds": boxes, "keywords": keywords}[property]
+		if set == nil || key == "" {
 			return "invalidProperties"
 		}
-		if delete(boxes, box); in == true {
-			boxes[box] = true
+		if delete(set, key); in == true {
+			set[key] = true
 		}
 	}
 	if len(boxes) == 0 {
 		return "invalidProperties" // RFC 8621 section 4.1.1: in at least one
 	}
-	l.boxes = boxes
+	l.boxes, l.keywords = boxes, keywords
 	return ""
 }
 
