@@ -40,7 +40,7 @@ const connectTime = 2 * time.Minute
 
 // connect logs in upstream and prints what is found.
 func (p *program) connect(c *config.Config, l login) error {
-	_, u, ok := c.Route(l.user)
+	r, u, ok := c.Route(l.user)
 	if !ok {
 		return fmt.Errorf("no route takes the user %q", l.user)
 	}
@@ -52,7 +52,7 @@ func (p *program) connect(c *config.Config, l login) error {
 	defer cancel()
 	fmt.Fprintf(p.out, "\n%s, as %s\n", u.Name, l.user)
 	done := p.progress("logging in at " + u.Name)
-	findings, err := describe(ctx, u, upstream.Account{User: l.user, Password: password})
+	findings, err := describe(ctx, u, wiring{policy: policy(r), uidl: r.UIDL}, upstream.Account{User: l.user, Password: password})
 	done()
 	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	for _, f := range findings {
@@ -69,15 +69,15 @@ func (p *program) connect(c *config.Config, l login) error {
 // where the text is empty.
 type finding struct{ what, text string }
 
-func describe(ctx context.Context, u config.Upstream, a upstream.Account) ([]finding, error) {
+func describe(ctx context.Context, u config.Upstream, w wiring, a upstream.Account) ([]finding, error) {
 	if u.Protocol == config.JMAP {
-		return describeJMAP(ctx, u, a)
+		return describeJMAP(ctx, u, w, a)
 	}
-	return describeIMAP(ctx, u, a)
+	return describeIMAP(ctx, u, w, a)
 }
 
-func describeIMAP(ctx context.Context, u config.Upstream, a upstream.Account) ([]finding, error) {
-	server, err := newIMAP(u, wiring{})
+func describeIMAP(ctx context.Context, u config.Upstream, w wiring, a upstream.Account) ([]finding, error) {
+	server, err := newIMAP(u, w)
 	if err != nil {
 		return nil, err
 	}
@@ -117,8 +117,8 @@ func imapFindings(u config.Upstream, r imapc.Report) []finding {
 	))
 }
 
-func describeJMAP(ctx context.Context, u config.Upstream, a upstream.Account) ([]finding, error) {
-	server, err := newJMAP(u, wiring{})
+func describeJMAP(ctx context.Context, u config.Upstream, w wiring, a upstream.Account) ([]finding, error) {
+	server, err := newJMAP(u, w)
 	if err != nil {
 		return nil, err
 	}

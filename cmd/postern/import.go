@@ -166,7 +166,9 @@ func (p *program) importMap(i importing) error {
 	}
 	defer end()
 	sum, err := p.readMap(i, store, passwords.old)
-	p.tellMap(i, sum)
+	if err == nil || sum.added > 0 {
+		p.tellMap(i, sum)
+	}
 	if err != nil {
 		return err
 	}
@@ -228,11 +230,12 @@ type summary struct {
 func (p *program) readMap(i importing, store state.Store, old upstream.Secret) (summary, error) {
 	account := ledgerAccount(i.user)
 	var sum summary
+	ctx := context.WithoutCancel(p.drain) // what was read is kept also when that was broken off
 	keep := func(known []ledger.Known) error {
 		for k := range known {
 			known[k].Delivered = i.delivered
 		}
-		added, err := ledger.Import(p.drain, store, account, known)
+		added, err := ledger.Import(ctx, store, account, known)
 		sum.added += added
 		return err
 	}
@@ -252,20 +255,21 @@ func (p *program) readMap(i importing, store state.Store, old upstream.Secret) (
 }
 
 func (i importing) readFile() (*migrate.Map, error) {
+	name := imapc.UIDL{}.Of // whose own form is the name of a message (upstream.Identified)
 	switch {
 	case i.dovecot != "":
-		return migrate.Dovecot(i.dovecot, i.form)
+		return migrate.Dovecot(i.dovecot, i.form, name)
 	case i.courier != "":
 		return migrate.Courier(i.courier)
 	case i.cyrus != "":
-		return migrate.Cyrus(i.cyrus, i.form)
+		return migrate.Cyrus(i.cyrus, i.form, name)
 	}
 	f, err := os.Open(i.csv)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	m, err := migrate.CSV(f, imapc.UIDL{}.Of)
+	m, err := migrate.CSV(f, name)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", i.csv, err)
 	}

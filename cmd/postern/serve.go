@@ -58,11 +58,11 @@ func (p *program) serve(path string) error {
 	if c.State.Off {
 		log.Warn(withoutState)
 	}
+	defer outlast(syscall.SIGHUP, log)()
 	g, err := newGateway(c, log)
 	if err != nil {
 		return err
 	}
-	defer outlast(syscall.SIGHUP, log)()
 	return g.run(p.drain, p.cut)
 }
 

@@ -165,7 +165,7 @@ func (o *Opener) due(account string) []state.Removed {
 	ctx, cancel := context.WithTimeout(o.ctx, lookTime)
 	defer cancel()
 	due, err := o.next(ctx, account, 0)
-	if err != nil {
+	if err != nil && o.ctx.Err() == nil {
 		o.options.Log.Warn("kept messages not looked for", "account", account, "upstream", o.options.Upstream, "err", err)
 	}
 	return due

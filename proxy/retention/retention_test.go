@@ -303,11 +303,11 @@ func TestCloseEndsPurges(t *testing.T) {
 	drop.Close()
 	s.opener.Close()
 	s.want(0, 1)
+	s.session() // afterwards maildrops are only closed
+	s.want(0, 1)
 	if s.log.Len() > 0 {
 		t.Errorf("log, want nothing:\n%s", &s.log)
 	}
-	s.session() // and afterwards maildrops are only closed
-	s.want(0, 1)
 }
 
 // TestPurgesAreBounded: with every place taken, a session is only closed.

@@ -16,8 +16,8 @@ import (
 // Cyrus reads a mailbox's directory: UIDVALIDITY from its cyrus.index, and each
 // message from its file, which is named for the UID and holds the message as
 // it goes over the wire. Messages that were expunged and not cleaned up yet
-// are among them.
-func Cyrus(dir string, form Form) (*Map, error) {
+// are among them. name is as for Dovecot.
+func Cyrus(dir string, form, name Form) (*Map, error) {
 	validity, err := cyrusValidity(filepath.Join(dir, "cyrus.index"))
 	if err != nil {
 		return nil, err
@@ -37,7 +37,7 @@ func Cyrus(dir string, form Form) (*Map, error) {
 	slices.Sort(uids)
 	m, seen := &Map{}, map[string]bool{}
 	for _, uid := range uids {
-		k := ledger.Known{UIDL: form(validity, uid)}
+		k := ledger.Known{UIDL: form(validity, uid), Name: name(validity, uid)}
 		if err := readMessage(filepath.Join(dir, fmt.Sprintf("%d.", uid)), &k, false); err != nil {
 			return nil, err
 		}

@@ -13,8 +13,9 @@ import (
 // Dovecot reads a dovecot-uidlist (versions 1 and 3; doc.dovecot.org, "Maildir
 // Mailbox Format"). A unique-id that Dovecot saved with a message counts, else
 // form computes it. Sizes and headers come from the maildir that the file is
-// in, as far as its messages are there.
-func Dovecot(path string, form Form) (*Map, error) {
+// in, as far as its messages are there. name is how the new server names a
+// message, if it kept UIDVALIDITY and UID.
+func Dovecot(path string, form, name Form) (*Map, error) {
 	files, err := openMaildir(filepath.Dir(path))
 	if err != nil {
 		return nil, err
@@ -26,16 +27,12 @@ func Dovecot(path string, form Form) (*Map, error) {
 			validity, err = uidlistHeader(line)
 			return err
 		}
-		k, base, sizeKnown, err := uidlistLine(line, validity, form)
+		k, base, sizeKnown, err := uidlistLine(line, validity, form, name)
 		if err != nil {
 			return err
 		}
 		if err := files.read(base, &k, sizeKnown); err != nil {
 			return err
-		}
-		if !sizeKnown && !k.HasHeader {
-			m.skip(k.UIDL, "its size is not known, and its message is not in the maildir")
-			return nil
 		}
 		m.add(k, seen)
 		return nil
@@ -65,7 +62,7 @@ func uidlistHeader(line string) (validity uint32, err error) {
 
 // uidlistLine reads a message: <uid> <fields> :<file name>, of which P is the
 // unique-id and W the size; in version 1 there are no fields and no colon.
-func uidlistLine(line string, validity uint32, form Form) (k ledger.Known, base string, sizeKnown bool, err error) {
+func uidlistLine(line string, validity uint32, form, name Form) (k ledger.Known, base string, sizeKnown bool, err error) {
 	number, rest, _ := strings.Cut(line, " ")
 	uid, err := number32(number)
 	if err != nil || uid == 0 || rest == "" {
@@ -86,14 +83,15 @@ func uidlistLine(line string, validity uint32, form Form) (k ledger.Known, base 
 			}
 		}
 	}
-	name := strings.TrimPrefix(rest, ":")
+	file := strings.TrimPrefix(rest, ":")
 	if k.UIDL == "" {
 		k.UIDL = form(validity, uid)
 	}
-	if size, ok := sizeIn(name); ok && !sizeKnown {
+	k.Name = name(validity, uid)
+	if size, ok := sizeIn(file); ok && !sizeKnown {
 		k.Size, sizeKnown = size, true
 	}
-	return k, baseName(name), sizeKnown, nil
+	return k, baseName(file), sizeKnown, nil
 }
 
 func number32(text string) (uint32, error) {

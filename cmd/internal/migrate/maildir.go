@@ -67,18 +67,18 @@ func (m maildir) read(base string, k *ledger.Known, sizeKnown bool) error {
 // readMessage reads a message's file. Servers keep the date when they received
 // it as the file's time.
 func readMessage(path string, k *ledger.Known, sizeKnown bool) error {
-	f, err := os.Open(path)
+	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // it was moved meanwhile
 	}
+	if err != nil || !info.Mode().IsRegular() {
+		return err // a pipe would wait for ever
+	}
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
 	text, err := plain(f)
 	if err != nil {
 		return nil // packed in a way that is not known here
@@ -86,7 +86,7 @@ func readMessage(path string, k *ledger.Known, sizeKnown bool) error {
 	c := &counter{r: text}
 	h, ok, err := ledger.HeaderOf(c)
 	if err == nil && !sizeKnown {
-		_, err = io.Copy(io.Discard, c)
+		_, err = io.Copy(io.Discard, io.LimitReader(c, maxMessage))
 		k.Size = c.octets
 	}
 	if errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -99,6 +99,10 @@ func readMessage(path string, k *ledger.Known, sizeKnown bool) error {
 	k.Header, k.HasHeader = h, ok
 	return nil
 }
+
+// maxMessage is how far a message is read for its size: as far as postern
+// carries one, and a packed one may be without end.
+const maxMessage = 4 << 30
 
 var errPacked = errors.New("packed")
 

@@ -75,7 +75,10 @@ func wantSame(t *testing.T, m *Map, server *reading) {
 		if k.Received.IsZero() {
 			t.Errorf("%s has no date", k.UIDL)
 		}
-		k.Received = server.known[k.UIDL].Received // which POP3 does not tell
+		if k.Name == "" {
+			t.Errorf("%s has no name", k.UIDL)
+		}
+		k.Received, k.Name = server.known[k.UIDL].Received, "" // which POP3 does not tell
 		got[k.UIDL] = k
 	}
 	if diff := cmp.Diff(server.known, got); diff != "" {
@@ -110,7 +113,7 @@ func TestDovecotsFilesAndDovecotsServerAgree(t *testing.T) {
 			account := box.Account()
 			server := fetch(t, OldServer{Address: s.POP3, TLS: Off, User: account.User, Password: account.Password})
 			home := strings.TrimSpace(s.Doveadm(t, "user", "-f", "home", "ann"))
-			m, err := Dovecot(filepath.Join(home, "maildir", "dovecot-uidlist"), form(t, "dovecot"))
+			m, err := Dovecot(filepath.Join(home, "maildir", "dovecot-uidlist"), form(t, "dovecot"), form(t, "postern"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -160,7 +163,7 @@ func TestCyrussFilesAndCyrussServerAgree(t *testing.T) {
 			if ours == "" {
 				ours = format
 			}
-			m, err := Cyrus(mailboxDir(t, filepath.Dir(s.CAFile)), form(t, ours))
+			m, err := Cyrus(mailboxDir(t, filepath.Dir(s.CAFile)), form(t, ours), form(t, "postern"))
 			if err != nil {
 				t.Fatal(err)
 			}
