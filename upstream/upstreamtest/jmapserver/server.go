@@ -242,6 +242,19 @@ func (s *Server) In(box string) []string {
 	return all
 }
 
+// Revoke makes the credentials wrong.
+func (s *Server) Revoke() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.authorizations)
+}
+
+func (s *Server) knows(authorization string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.authorizations[authorization]
+}
+
 // Touch changes the account's Email state, as new mail elsewhere does.
 func (s *Server) Touch() {
 	s.mu.Lock()
@@ -270,7 +283,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/session", http.StatusMovedPermanently)
 		return
 	}
-	if !s.authorizations[r.Header.Get("Authorization")] {
+	if !s.knows(r.Header.Get("Authorization")) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="mail"`)
 		http.Error(w, "<html>who are you?</html>", http.StatusUnauthorized)
 		return
