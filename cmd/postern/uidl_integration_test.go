@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"postern/upstream/upstreamtest"
 	"postern/upstream/upstreamtest/cyrus"
 	"postern/upstream/upstreamtest/dovecot"
+	"postern/upstream/upstreamtest/jmapserver"
 )
 
 // maildrop reads all that a POP3 server shows to a user: messages by unique-id.
@@ -182,6 +184,36 @@ func TestUndelete(t *testing.T) {
 				t.Errorf("the second time: exit code %d, %s", code, errors)
 			}
 		})
+	}
+}
+
+// TestUndeleteByJMAP: the same with mailboxes that a message is in, or not.
+func TestUndeleteByJMAP(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []string{"delete: trash", "delete: expunge, grace: 30d", "delete: archive"} {
+		server := jmapserver.New("ann", "secret")
+		for i := range 3 {
+			server.Deliver(t, upstreamtest.Letter(i, 400))
+		}
+		web := httptest.NewServer(server)
+		t.Cleanup(web.Close)
+		path := writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+upstreams: {fast: {protocol: jmap, url: %q, plain_http: true}}
+routes: [{user: "*", upstream: fast, %s}]
+`, web.URL+"/.well-known/jmap", policy)
+		address := spawn(t, "serve", "--config", path).addresses(t)[0]
+		removeTwo(t, address)
+		if got := len(server.Messages(t)); got != 1 {
+			t.Fatalf("%s: %d messages after the removal, want 1", policy, got)
+		}
+		code, out, errors := runHere("secret\n", "undelete", "--config", path, "--user", "ann", "--password-file", "-")
+		if code != exitFine || out != "2 messages brought back.\n" {
+			t.Errorf("%s: undelete: exit code %d, %s", policy, code, out+errors)
+		}
+		if got := len(server.Messages(t)); got != 3 {
+			t.Errorf("%s: %d messages after undelete, want 3", policy, got)
+		}
 	}
 }
 
