@@ -18,9 +18,7 @@ const maxChanges = 500 // since a listing was kept; after more it is read anew
 func (d *maildrop) changeMethods(at int) []jmap.Method {
 	limit := d.changeLimit()
 	newest := d.shown()
-	if l := d.kept.listing; l.Len() > 0 {
-		// One second less, for servers that leave out those of that second.
-		after := time.Unix(l.received[l.Len()-1]-1, 0).UTC()
+	if after := d.kept.newest(); !after.IsZero() {
 		newest.After = &after
 	}
 	properties := []string{"id", "mailboxIds", "receivedAt", "keywords"}
@@ -34,6 +32,16 @@ func (d *maildrop) changeMethods(at int) []jmap.Method {
 }
 
 func (d *maildrop) changeLimit() uint64 { return min(maxChanges, d.session.limits.MaxObjectsInGet) }
+
+// newest is the time from which on messages are the newest: a second before the
+// last one that is kept, for servers that leave out those of that second. It is
+// zero if none is kept.
+func (k *kept) newest() time.Time {
+	if l := k.listing; l.Len() > 0 {
+		return time.Unix(l.received[l.Len()-1]-1, 0).UTC()
+	}
+	return time.Time{}
+}
 
 // relist returns the kept listing as it is now; nil if there is none, or if it
 // is in doubt.
@@ -108,13 +116,16 @@ func (d *maildrop) readChanges(got answers, at int, k *kept) (*changes, error) {
 }
 
 // merge makes the listing of what was kept and what changed: the messages that
-// are still in the inbox as they were, and then the newest. A message that came
-// in between them, as one that was moved back does, leaves their order in doubt.
+// are still in the inbox, in their order, and then those that are new. A message
+// that came in between, as one that was moved back does, or that was received at
+// another time than before, leaves the order in doubt. The latter happens on
+// Cyrus 3.6 when a second copy is delivered: it then shows the date of that one,
+// and sorts by that of the first (seen 2026-11).
 func (d *maildrop) merge(k *kept, c *changes) error {
 	if uint64(len(c.newest.ids.IDs)) >= d.changeLimit() {
 		return doubt("too many new messages")
 	}
-	newest := make(map[string]bool, len(c.newest.ids.IDs))
+	newest := make(map[string]bool, len(c.newest.ids.IDs)) // false: in the listing already
 	for _, id := range c.newest.ids.IDs {
 		newest[string(id)] = true
 	}
@@ -123,15 +134,19 @@ func (d *maildrop) merge(k *kept, c *changes) error {
 	for i := range old.Len() {
 		id := old.name(2 * i)
 		m, changed := c.now[string(id)]
+		_, isNewest := newest[string(id)]
 		switch {
-		case newest[string(id)]:
-			continue
 		case changed && !d.isShown(m):
+			if isNewest {
+				return doubt("a message came back meanwhile")
+			}
 			continue
 		case changed && !received(m).Equal(old.Received(i)):
 			return doubt("a message was received at another time than before")
-		case old.received[i] == old.received[old.Len()-1]:
+		case !isNewest && old.received[i] == old.received[old.Len()-1]:
 			return doubt("the newest message is missing")
+		case isNewest:
+			newest[string(id)] = false
 		}
 		if changed {
 			delete(c.now, string(id))
@@ -146,12 +161,39 @@ func (d *maildrop) merge(k *kept, c *changes) error {
 			return doubt("a message came in between older ones")
 		}
 	}
-	if len(newest) > 0 {
-		if err := d.addPage(c.newest, make(map[jmap.ID]bool)); err != nil {
-			return err
-		}
+	if err := d.append(c.newest, newest, k.newest()); err != nil {
+		return err
 	}
 	return d.checkMerged(k)
+}
+
+// append adds those of the newest messages that are not in the listing yet.
+func (d *maildrop) append(p *page, isNew map[string]bool, from time.Time) error {
+	find := finder(p.emails)
+	began := false
+	for n, id := range p.ids.IDs {
+		if !isNew[string(id)] {
+			if began {
+				return doubt("a message came in between newer ones")
+			}
+			continue
+		}
+		began = true
+		m, known := find(n, string(id))
+		switch {
+		case !known:
+			return doubt("a message was named, but neither shown nor said to be gone")
+		case m == nil:
+			continue
+		case received(m).Before(from):
+			return doubt("a message came in between older ones")
+		}
+		if err := d.listing.add(m); err != nil {
+			return err
+		}
+		isNew[string(id)] = false // if it is named twice
+	}
+	return nil
 }
 
 // isShown tells whether a message, nil if it is gone, belongs into the listing.
@@ -165,8 +207,8 @@ func received(m *message) time.Time {
 	return at.Truncate(time.Second)
 }
 
-// checkMerged compares with how many messages the server counts in the inbox. It
-// may count others than it shows: Cyrus 3.6 counts each copy of one.
+// checkMerged compares with how many messages the server counts in the inbox,
+// and counted when the listing was kept: it may count others than it shows.
 func (d *maildrop) checkMerged(k *kept) error {
 	l := d.listing
 	switch {

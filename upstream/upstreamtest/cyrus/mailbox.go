@@ -69,6 +69,14 @@ func (m *Mailbox) Copy(t testing.TB, n int, folder string) {
 	m.command(t, fmt.Sprintf("COPY %d %s", n, folder))
 }
 
+// Do runs IMAP commands, as any other client might.
+func (m *Mailbox) Do(t testing.TB, commands ...string) {
+	t.Helper()
+	for _, c := range commands {
+		m.command(t, c)
+	}
+}
+
 // Take implements upstreamtest.Mailbox.
 func (m *Mailbox) Take(t testing.TB, raw string) {
 	t.Helper()
