@@ -39,8 +39,9 @@ func (s *Server) accept(l *listener) {
 	}
 }
 
-// refusal is the greeting of a connection that is one too many.
-// RFC 1939 section 4: a server may greet with a negative answer.
+// refusal is the greeting of a connection that is one too many. RFC 1939
+// section 4 speaks of a positive greeting only; clients take another for a
+// refusal, and tell it from a connection that failed.
 const refusal = "-ERR [SYS/TEMP] too many connections\r\n"
 
 // refuse closes a connection that a limit does not admit. A client of implicit
