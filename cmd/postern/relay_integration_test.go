@@ -15,6 +15,7 @@ type relay struct {
 	address string
 
 	mu     sync.Mutex
+	target string // the service's address
 	passed int    // octets to clients so far
 	point  int    // when then is due
 	then   func() // nil: nothing
@@ -32,7 +33,7 @@ func newRelay(t testing.TB, target string) *relay {
 	}
 	n := relays.Add(1)
 	from := &net.TCPAddr{IP: net.IPv4(127, 1, byte(n>>8), byte(n))}
-	r := &relay{address: l.Addr().String(), open: map[net.Conn]bool{}}
+	r := &relay{address: l.Addr().String(), target: target, open: map[net.Conn]bool{}}
 	t.Cleanup(func() { l.Close(); r.cut() })
 	go func() {
 		for {
@@ -40,7 +41,7 @@ func newRelay(t testing.TB, target string) *relay {
 			if err != nil {
 				return
 			}
-			service, err := (&net.Dialer{LocalAddr: from}).Dial("tcp4", target)
+			service, err := (&net.Dialer{LocalAddr: from}).Dial("tcp4", r.service())
 			if err != nil {
 				client.Close()
 				continue
@@ -49,6 +50,19 @@ func newRelay(t testing.TB, target string) *relay {
 		}
 	}()
 	return r
+}
+
+// lead leads connections to another service from now on.
+func (r *relay) lead(target string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.target = target
+}
+
+func (r *relay) service() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.target
 }
 
 // after has f called once n more octets have gone to clients: what follows

@@ -2,16 +2,16 @@ package main
 
 import (
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"postern/upstream/upstreamtest"
 	"postern/upstream/upstreamtest/cyrus"
 	"postern/upstream/upstreamtest/dovecot"
-	"postern/upstream/upstreamtest/jmapserver"
 )
 
 // maildrop reads all that a POP3 server shows to a user: messages by unique-id.
@@ -37,7 +37,7 @@ func maildrop(t *testing.T, address, user, password string) map[string]string {
 		}
 		all[uidl] = string(text)
 	}
-	c.say("QUIT", "+OK")
+	c.quit()
 	return all
 }
 
@@ -112,145 +112,336 @@ routes: [{user: "*", upstream: new}]
 	}
 }
 
-// keeping starts a gateway to a Dovecot with a trash, and an account ann of
-// three messages.
-func keeping(t *testing.T, policy string) (box *dovecot.Mailbox, p *process, path, password string) {
-	t.Helper()
-	s := dovecot.Start(t, "namespace inbox {\ninbox = yes\nmailbox Rubbish {\nspecial_use = \\Trash\nauto = create\n}\n}")
-	box = s.AddUser(t, "ann", "secret")
-	for i := range 3 {
-		box.Deliver(t, upstreamtest.Letter(i, 400))
-	}
-	path = writeConfig(t, `
-listeners: [{address: "127.0.0.1:0"}]
-upstreams: {office: {protocol: imap, address: %q, tls: off}}
-routes: [{user: "*", upstream: office, %s}]
-`, s.IMAP, policy)
-	password = filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return box, spawn(t, "serve", "--config", path), path, password
+// A deployment is a gateway whose upstream can be changed behind it: when it is
+// started again, it has the state and for its clients the address that it had.
+type deployment struct {
+	t       *testing.T
+	config  string // path
+	process *process
+	pop     string // where clients connect
+	front   *relay
+	metrics string // URL
 }
 
-// rubbish is how many messages are in the trash.
-func rubbish(t *testing.T, box *dovecot.Mailbox) int {
+// deploy starts a gateway. Lines of configuration describe its upstream, and
+// say what else its route has.
+func deploy(t *testing.T, upstream, route string) *deployment {
 	t.Helper()
-	for _, r := range box.Do(t, "STATUS Rubbish (MESSAGES)") {
-		var n int
-		if _, after, ok := strings.Cut(r.Text, "(MESSAGES "); ok {
-			fmt.Sscanf(after, "%d", &n)
-			return n
+	d := &deployment{t: t, config: writeConfig(t, ""), front: newRelay(t, "")}
+	d.pop = d.front.address
+	d.configure(upstream, route)
+	d.start()
+	return d
+}
+
+// configure writes what the gateway is to do when it is started next.
+func (d *deployment) configure(upstream, route string) {
+	d.t.Helper()
+	text := fmt.Sprintf(`
+listeners: [{address: "127.0.0.1:0"}]
+admin: {address: "127.0.0.1:0"}
+state: {path: state}
+upstreams: {there: {%s}}
+routes: [{user: "*", upstream: there, %s}]
+`, upstream, route)
+	if err := os.WriteFile(d.config, []byte(text), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *deployment) start() {
+	d.t.Helper()
+	d.process = spawn(d.t, "serve", "--config", d.config)
+	at := d.process.addresses(d.t)
+	d.front.lead(at[0])
+	d.metrics = "http://" + at[1] + "/metrics"
+}
+
+func (d *deployment) stop() {
+	d.t.Helper()
+	d.process.Process.Signal(syscall.SIGTERM)
+	if code := d.process.end(d.t); code != exitFine {
+		d.t.Errorf("exit code %d, want 0:\n%s", code, d.process.output())
+	}
+}
+
+// move restarts the gateway in front of another upstream.
+func (d *deployment) move(upstream string) {
+	d.t.Helper()
+	d.stop()
+	d.configure(upstream, "")
+	d.start()
+}
+
+// state is the path of a file of the gateway's state.
+func (d *deployment) state(name string) string {
+	return filepath.Join(filepath.Dir(d.config), "state", name)
+}
+
+// counts checks the value of a metric.
+func (d *deployment) counts(metric string, want int) {
+	d.t.Helper()
+	_, text := get(d.t, d.metrics)
+	if line := fmt.Sprintf("%s %d\n", metric, want); !strings.Contains(text, line) {
+		_, got, _ := strings.Cut(text, "\n"+metric)
+		got, _, _ = strings.Cut(got, "\n")
+		d.t.Errorf("%s is%s, want %d", metric, got, want)
+	}
+}
+
+// login logs a user of these tests in.
+func (d *deployment) login(want string) popClient {
+	d.t.Helper()
+	c := dialPOP(d.t, d.pop, nil)
+	c.login("ann", "secret", want)
+	return c
+}
+
+// uidls is what a client sees that retrieves nothing.
+func (d *deployment) uidls() (uidls []string) {
+	d.t.Helper()
+	c := d.login("+OK")
+	c.say("UIDL", "+OK")
+	lines, err := c.ReadDotLines()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, line := range lines {
+		_, uidl, _ := strings.Cut(line, " ")
+		uidls = append(uidls, uidl)
+	}
+	c.quit()
+	return uidls
+}
+
+// download is what a client sees that retrieves everything.
+func (d *deployment) download() map[string]string {
+	d.t.Helper()
+	return maildrop(d.t, d.pop, "ann", "secret")
+}
+
+// downloadsAgain compares what a client sees with what it has already: known
+// messages that are still there have to have the unique-id that they had, and
+// others one that no message had.
+func downloadsAgain(t *testing.T, now, known map[string]string, again, fresh int) {
+	t.Helper()
+	uidls := map[string]string{} // of known messages
+	for uidl, text := range known {
+		uidls[text] = uidl
+	}
+	gotAgain, gotFresh := 0, 0
+	for uidl, text := range now {
+		before, isKnown := known[uidl]
+		_, had := uidls[text]
+		switch {
+		case isKnown && before != text:
+			t.Errorf("unique-id %s is another message now", uidl)
+		case !isKnown && had:
+			gotAgain++
+		case !isKnown:
+			gotFresh++
 		}
 	}
-	t.Fatal("no answer to STATUS")
-	return 0
+	if gotAgain != again || gotFresh != fresh {
+		t.Errorf("the client downloads %d messages again and %d new ones, want %d and %d", gotAgain, gotFresh, again, fresh)
+	}
 }
 
-func removeTwo(t *testing.T, address string) {
-	t.Helper()
-	c := dialPOP(t, address, nil)
-	c.login("ann", "secret", "+OK")
-	c.say("DELE 1", "+OK")
-	c.say("DELE 3", "+OK")
+// quit ends the session, and returns when the gateway has.
+func (c popClient) quit() {
+	c.t.Helper()
 	c.say("QUIT", "+OK")
 	c.expectEnd()
 }
 
-func TestUndelete(t *testing.T) {
+func imapAt(address string) string {
+	return fmt.Sprintf("protocol: imap, address: %q, tls: off", address)
+}
+
+func jmapAt(c *cyrus.Server) string {
+	return fmt.Sprintf("protocol: jmap, url: %q, ca_file: %q", c.JMAPS, c.CAFile)
+}
+
+// letters are messages of about one size.
+func letters(from, to int) (all []string) {
+	for i := from; i < to; i++ {
+		all = append(all, upstreamtest.Letter(i, 400))
+	}
+	return all
+}
+
+func deliver(t *testing.T, to upstreamtest.Mailbox, raw []string) {
+	t.Helper()
+	for _, r := range raw {
+		to.Deliver(t, r)
+	}
+}
+
+// loseIndexes takes all that Dovecot knows of a maildir, but for the messages.
+func loseIndexes(t *testing.T, s *dovecot.Server, user string) {
+	t.Helper()
+	home := strings.TrimSpace(s.Doveadm(t, "user", "-f", "home", user))
+	lost := 0
+	for _, name := range []string{"dovecot.index*", "dovecot-uidlist"} {
+		files, err := filepath.Glob(filepath.Join(home, "maildir", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			lost++
+			if err := os.Remove(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if lost < 2 {
+		t.Fatalf("%d index files, want some", lost)
+	}
+}
+
+// TestRenumberedMailbox: Dovecot gives its messages new UIDs, and the client
+// that has downloaded them does not notice.
+func TestRenumberedMailbox(t *testing.T) {
 	t.Parallel()
-	for _, policy := range []string{"delete: trash", "delete: expunge, grace: 30d", "delete: flag"} {
-		t.Run(policy, func(t *testing.T) {
-			box, p, path, password := keeping(t, policy)
-			address := p.addresses(t)[0]
-			removeTwo(t, address)
-			if got := len(maildrop(t, address, "ann", "secret")); got != 1 {
-				t.Fatalf("%d messages after the removal, want 1", got)
+	s := dovecot.Start(t)
+	const n = 60
+	for _, test := range []struct {
+		name         string
+		renumber     func(t *testing.T, box *dovecot.Mailbox, user string)
+		again, fresh int
+	}{
+		{"NewUIDVALIDITY", func(t *testing.T, box *dovecot.Mailbox, _ string) {
+			box.SetUIDValidity(t, 4_000_000_000)
+		}, 0, 0},
+		{"IndexesLost", func(t *testing.T, _ *dovecot.Mailbox, user string) {
+			loseIndexes(t, s, user)
+		}, 0, 0},
+		{"SomeGoneAndOthersNew", func(t *testing.T, box *dovecot.Mailbox, _ string) {
+			for _, raw := range letters(10, 30) {
+				box.Take(t, raw)
 			}
-			if out := postern(t, "removals", "--config", path, "--user", "ann"); strings.Count(out, "kept\n") != 2 {
-				t.Errorf("removals, want 2 that are kept:\n%s", out)
+			deliver(t, box, letters(n, n+15))
+			box.SetUIDValidity(t, 4_000_000_000)
+		}, 0, 15},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			user := newUser()
+			box := s.AddUser(t, user, "secret")
+			deliver(t, box, letters(0, n))
+			d := deploy(t, imapAt(s.IMAP), "")
+			known := maildrop(t, d.pop, user, "secret")
+			test.renumber(t, box, user)
+			for range 2 {
+				downloadsAgain(t, maildrop(t, d.pop, user, "secret"), known, test.again, test.fresh)
 			}
-			undelete := []string{"undelete", "--config", path, "--user", "ann", "--password-file", password}
-			if out := postern(t, undelete...); out != "2 messages brought back.\n" {
-				t.Errorf("undelete says %q", out)
-			}
-			if got := len(maildrop(t, address, "ann", "secret")); got != 3 {
-				t.Errorf("%d messages after undelete, want 3", got)
-			}
-			if n := rubbish(t, box); n != 0 {
-				t.Errorf("%d messages in the trash, want none", n)
-			}
-			if code, _, errors := runHere("", undelete...); code != exitFailed || !strings.Contains(errors, "nothing of ann can be brought back") {
-				t.Errorf("the second time: exit code %d, %s", code, errors)
-			}
+			d.stop()
+			d.start()
+			downloadsAgain(t, maildrop(t, d.pop, user, "secret"), known, test.again, test.fresh)
 		})
 	}
 }
 
-// TestUndeleteByJMAP: the same with mailboxes that a message is in, or not.
-func TestUndeleteByJMAP(t *testing.T) {
+// TestChurnIsRefused: messages that cannot be told are not shown as new ones,
+// until the operator says so, and then once.
+func TestChurnIsRefused(t *testing.T) {
 	t.Parallel()
-	for _, policy := range []string{"delete: trash", "delete: expunge, grace: 30d", "delete: archive"} {
-		server := jmapserver.New("ann", "secret")
-		for i := range 3 {
-			server.Deliver(t, upstreamtest.Letter(i, 400))
-		}
-		web := httptest.NewServer(server)
-		t.Cleanup(web.Close)
-		path := writeConfig(t, `
-listeners: [{address: "127.0.0.1:0"}]
-upstreams: {fast: {protocol: jmap, url: %q, plain_http: true}}
-routes: [{user: "*", upstream: fast, %s}]
-`, web.URL+"/.well-known/jmap", policy)
-		address := spawn(t, "serve", "--config", path).addresses(t)[0]
-		removeTwo(t, address)
-		if got := len(server.Messages(t)); got != 1 {
-			t.Fatalf("%s: %d messages after the removal, want 1", policy, got)
-		}
-		code, out, errors := runHere("secret\n", "undelete", "--config", path, "--user", "ann", "--password-file", "-")
-		if code != exitFine || out != "2 messages brought back.\n" {
-			t.Errorf("%s: undelete: exit code %d, %s", policy, code, out+errors)
-		}
-		if got := len(server.Messages(t)); got != 3 {
-			t.Errorf("%s: %d messages after undelete, want 3", policy, got)
+	s := dovecot.Start(t)
+	box := s.AddUser(t, "ann", "secret")
+	deliver(t, box, letters(0, 60))
+	d := deploy(t, imapAt(s.IMAP), "")
+	before := d.uidls() // no header passes
+
+	box.SetUIDValidity(t, 4_000_000_000)
+	for range 3 {
+		c := d.login("-ERR [SYS/TEMP]")
+		c.quit()
+	}
+	d.counts(`postern_uidl_churn_refused_total{upstream="there"}`, 3)
+	if n := strings.Count(d.process.output(), "postern uidl accept"); n != 1 {
+		t.Errorf("the log tells of it %d times, want once:\n%s", n, d.process.output())
+	}
+	if n := len(box.Messages(t)); n != 60 {
+		t.Errorf("%d messages upstream, want 60", n)
+	}
+	postern(t, "uidl", "accept", "--config", d.config, "--user", "ann")
+	now := d.uidls()
+	if len(now) != 60 {
+		t.Errorf("%d messages once accepted, want 60", len(now))
+	}
+	for _, uidl := range now {
+		if slices.Contains(before, uidl) {
+			t.Errorf("unique-id %s was issued a second time", uidl)
 		}
 	}
+	d.login("+OK").quit()
+
+	box.SetUIDValidity(t, 4_000_000_001)
+	d.login("-ERR [SYS/TEMP]").quit()
+	d.counts(`postern_uidl_churn_refused_total{upstream="there"}`, 4)
 }
 
-// TestGraceEnds: what was kept goes for good after the session that finds its
-// time up, and is not brought back any more.
-func TestGraceEnds(t *testing.T) {
+// TestMoveToAnotherServer: clients that leave their mail on the server do not
+// notice that it is copied from Dovecot to Cyrus.
+func TestMoveToAnotherServer(t *testing.T) {
 	t.Parallel()
-	box, p, path, _ := keeping(t, "delete: expunge, grace: 1ms")
-	address := p.addresses(t)[0]
-	removeTwo(t, address)
-	maildrop(t, address, "ann", "secret")
-	p.await(t, "grace=1ms")
-	if out := postern(t, "removals", "--config", path, "--user", "ann"); strings.Count(out, "purged") != 2 {
-		t.Errorf("removals, want 2 that are purged:\n%s", out)
-	}
-	if n := rubbish(t, box); n != 0 {
-		t.Errorf("%d messages in the trash, want none", n)
-	}
-	if n := len(box.Messages(t)); n != 1 {
-		t.Errorf("%d messages in the mailbox, want 1", n)
-	}
+	from, to := dovecot.Start(t), cyrus.Start(t)
+	eachClient(t, func(t *testing.T, c client) {
+		if !c.remembers {
+			t.Skip("it does not remember what it fetched")
+		}
+		t.Parallel()
+		user := newUser()
+		old, here := from.AddUser(t, user, "secret"), to.AddUser(t, user, "secret")
+		raw := letters(0, 60)
+		deliver(t, old, raw)
+		d := deploy(t, imapAt(from.IMAP), "")
+		run := run{address: d.pop, transport: plaintext, user: user, password: "secret", dir: t.TempDir(), messages: len(raw)}
+		c.mustDownload(t, run)
+		c.got(t, run.dir, raw)
+
+		backwards := slices.Clone(raw)
+		slices.Reverse(backwards)
+		deliver(t, here, backwards)
+		d.move(imapAt(to.IMAP))
+		for range 2 {
+			c.mustDownload(t, run)
+			c.got(t, run.dir, raw)
+		}
+		d.counts(`postern_uidls_rebound_total{upstream="there"}`, len(raw))
+
+		late := letters(60, 63)
+		deliver(t, here, late)
+		c.mustDownload(t, run)
+		c.got(t, run.dir, append(raw, late...))
+	})
 }
 
-func TestReadMessagesAreMarkedUpstream(t *testing.T) {
+// TestIMAPAndJMAP: one Cyrus mailbox has the same unique-ids by either protocol.
+func TestIMAPAndJMAP(t *testing.T) {
 	t.Parallel()
-	box, p, _, _ := keeping(t, "mark_seen: true")
-	c := dialPOP(t, p.addresses(t)[0], nil)
-	c.login("ann", "secret", "+OK")
-	c.say("RETR 2", "+OK")
-	if _, err := c.ReadDotBytes(); err != nil {
-		t.Fatal(err)
-	}
-	c.say("QUIT", "+OK")
-	c.expectEnd()
-	for _, r := range box.Do(t, "UID SEARCH SEEN") {
-		if numbers, ok := strings.CutPrefix(r.Text, "SEARCH"); ok && strings.TrimSpace(numbers) != "2" {
-			t.Errorf("messages marked as read:%s, want 2", numbers)
-		}
+	s := cyrus.Start(t)
+	for _, order := range [][]string{
+		{imapAt(s.IMAP), jmapAt(s), imapAt(s.IMAP)},
+		{jmapAt(s), imapAt(s.IMAP), jmapAt(s)},
+	} {
+		t.Run(order[0], func(t *testing.T) {
+			t.Parallel()
+			user := newUser()
+			box := s.AddUser(t, user, "secret")
+			box.DeliverAll(t, letters(0, 60))
+			d := deploy(t, order[0], "")
+			known := maildrop(t, d.pop, user, "secret")
+			for i, upstream := range order[1:] {
+				d.move(upstream)
+				box.DeliverAll(t, letters(60+i, 61+i))
+				now := maildrop(t, d.pop, user, "secret")
+				downloadsAgain(t, now, known, 0, 1)
+				if len(now) != 61+i {
+					t.Errorf("%d messages, want %d", len(now), 61+i)
+				}
+				known = now
+			}
+		})
 	}
 }
