@@ -163,7 +163,9 @@ func (s *session) deadline() time.Time {
 // lost ends the session because the client's next line does not come.
 func (s *session) lost(err error) {
 	out := &s.wire.out
-	slow := out.err != nil && errors.Is(out.err, os.ErrDeadlineExceeded)
+	// Ours, or the kernel's TCP_USER_TIMEOUT.
+	late, ok := errors.AsType[net.Error](out.err)
+	slow := ok && late.Timeout()
 	switch {
 	case s.wire.wasCut():
 		s.end("drain", errCut)

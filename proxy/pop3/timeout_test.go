@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,6 +151,30 @@ func TestSlowReaderIsCut(t *testing.T) {
 				g.allClosed(t)
 			})
 		})
+	}
+}
+
+// A lateConn is cut by the kernel before the session's own time is up, as soon
+// as a write is larger than a line.
+type lateConn struct{ net.Conn }
+
+func (c lateConn) Write(p []byte) (int, error) {
+	if len(p) > 512 {
+		c.Close()
+		return 0, &net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", syscall.ETIMEDOUT)}
+	}
+	return c.Conn.Write(p)
+}
+
+// C2: the kernel's verdict on a slow reader is ours.
+func TestSlowReaderIsCutByTheKernel(t *testing.T) {
+	g := newGateway(upstreamtest.Letter(1, 1<<20))
+	here, there := net.Pipe()
+	c := g.serve(t.Context(), t, here, lateConn{there}).logIn()
+	c.say("RETR 1")
+	<-c.done
+	if got := g.summary(t); got.Reason != "slow" || got.Retrieved != 0 {
+		t.Errorf("ended by %q with %d messages retrieved, want slow and none", got.Reason, got.Retrieved)
 	}
 }
 
