@@ -2,7 +2,7 @@
 FUZZTIME ?= 10s
 CONFIG ?= config.yaml
 
-.PHONY: build test race memory fuzz lint check demo run clean
+.PHONY: build test soak race memory fuzz lint check demo run clean
 
 build:
 	go build -o bin/postern ./cmd/postern
@@ -11,6 +11,13 @@ build:
 test:
 	upstream/upstreamtest/install.sh
 	POSTERN_REAL=1 go test -race -timeout 12m ./...
+	POSTERN_REAL=1 go test -run TestOracle ./cmd/postern
+
+# Random sessions and faults against a mail store that knows what became of
+# every message, for so long.
+SOAK ?= 1h
+soak:
+	go test -count 1 -v -timeout 0 -run TestOracle ./cmd/postern -oracle.soak $(SOAK)
 
 # What needs nothing installed but a C compiler.
 race:

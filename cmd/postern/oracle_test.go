@@ -34,16 +34,16 @@ var (
 	oracleSoak = flag.Duration("oracle.soak", 0, "play the oracle's runs for so long, from a random seed on")
 )
 
-// faultedSessions is how many sessions a test wants to meet a fault: real where
-// everything is to be shown, else a tenth of it, and less in a hurry.
-func faultedSessions(real int64) int64 {
+// faultedSessions is how many sessions a test wants to meet a fault: all where
+// everything is to be shown, else a tenth of them, and less in a hurry.
+func faultedSessions(all int64) int64 {
 	switch {
-	case os.Getenv("POSTERN_REAL") == "1":
-		return real
 	case testing.Short():
-		return real / 100
+		return all / 100
+	case os.Getenv("POSTERN_REAL") != "1" || raced:
+		return all / 10
 	}
-	return real / 10
+	return all
 }
 
 // The oracle's runs: the whole gateway, its lock replaced by none, in front of a
@@ -159,14 +159,15 @@ type world struct {
 	state    state.Store // nil: none
 	mishap   float64     // how likely a command of a commit is to go wrong
 	calm     atomic.Bool // nothing goes wrong any more
-	refusals []string    // how the server says no
-	mortal   bool        // nothing goes wrong but that the gateway dies
+	dying    sync.Mutex
+	refusals []string // how the server says no
+	mortal   bool     // nothing goes wrong but that the gateway dies
 	about    string
 
 	mu         sync.Mutex
 	generation *generation
 	sessions   []*oracle.Session
-	running    map[*oracle.Session]bool
+	running    map[*oracle.Session]*generation
 	hit        map[*oracle.Session]bool // met a fault
 	trace      []string
 	serving    sync.WaitGroup // sessions
@@ -187,7 +188,7 @@ type generation struct {
 }
 
 func newWorld(t *testing.T, seed uint64, sums *oracleSums) *world {
-	return &world{t: t, seed: seed, sums: sums, running: map[*oracle.Session]bool{}, hit: map[*oracle.Session]bool{}}
+	return &world{t: t, seed: seed, sums: sums, running: map[*oracle.Session]*generation{}, hit: map[*oracle.Session]bool{}}
 }
 
 // play makes one run with IMAP, in a bubble.
@@ -297,22 +298,26 @@ func (noLock) Lock(context.Context, string) (release func(), err error) { return
 
 var errDead = errors.New("the gateway is dead")
 
-// die ends the gateway between two octets, and starts it again.
+// die ends the gateway between two octets. Another one is there before anybody
+// notices.
 func (g *generation) die() {
-	if g.dead.Swap(true) {
+	w := g.w
+	w.dying.Lock()
+	defer w.dying.Unlock()
+	if w.calm.Load() || g.dead.Swap(true) {
 		return
 	}
-	g.w.cut()
-	now := g.w.record.Now()
-	g.w.mu.Lock()
-	for s := range g.w.running {
-		if s.Ended == 0 {
+	w.restart()
+	w.cut()
+	now := w.record.Now()
+	w.mu.Lock()
+	for s, by := range w.running {
+		if by == g && s.Ended == 0 {
 			s.Ended = now
 		}
 	}
-	g.w.mu.Unlock()
-	g.w.restart()
-	g.end() // clients notice, and come back
+	w.mu.Unlock()
+	g.end()
 }
 
 // A mortalStore forgets nothing, but a dead gateway writes nothing there.
@@ -526,7 +531,9 @@ func (w *world) swappable() bool {
 // settle lets the sessions to come succeed, and then looks for what a session
 // that was cut off has left.
 func (w *world) settle() {
+	w.dying.Lock()
 	w.calm.Store(true)
+	w.dying.Unlock()
 	s := w.newSession("last", oracleUser)
 	c := w.dial(s)
 	if c.login() && c.scan() {
@@ -623,7 +630,7 @@ func (w *world) newSession(name, user string) *oracle.Session {
 // dial connects to the gateway that lives now.
 func (w *world) dial(s *oracle.Session) *popSession {
 	client, server := net.Pipe()
-	c := &popSession{Session: s, w: w, conn: client, lines: make(chan string, 1<<16), left: -1,
+	c := &popSession{Session: s, w: w, conn: client, lines: make(chan string, 1<<8), left: -1,
 		r: rand.New(rand.NewPCG(w.seed, uint64(len(s.Name))<<32))}
 	go func() {
 		defer close(c.lines)
@@ -637,7 +644,7 @@ func (w *world) dial(s *oracle.Session) *popSession {
 	}()
 	w.mu.Lock()
 	g := w.generation
-	w.running[s] = true
+	w.running[s] = g
 	w.mu.Unlock()
 	s.Began = w.record.Now()
 	w.serving.Go(func() {

@@ -246,31 +246,37 @@ func (t *trial) judgeUIDLs() {
 		account string
 		id      int
 	}
-	uidls, owners := map[message]string{}, map[string]message{}
+	type showing struct {
+		uidl string
+		in   Session
+	}
+	last, owners := map[message]showing{}, map[string]message{}
 	inOrder := slices.SortedFunc(slices.Values(t.sessions), func(a, b Session) int { return cmp.Compare(a.Listed, b.Listed) })
 	for _, s := range inOrder {
 		for n, uidl := range s.UIDLs {
 			m := message{s.Account, s.Shown[n]}
-			if last, known := uidls[m]; known && last != uidl && t.lasts(s, m.id) {
-				t.fail("%s: message %d has the unique-id %s, was %s", s.Name, m.id, uidl, last)
+			if l, known := last[m]; known && l.uidl != uidl && t.lasts(m.id, l.in, s) {
+				t.fail("%s: message %d has the unique-id %s, was %s in %s", s.Name, m.id, uidl, l.uidl, l.in.Name)
 			}
 			owner, known := owners[s.Account+" "+uidl]
 			if known && owner != m {
 				t.fail("%s: message %d has the unique-id %s, which message %d had", s.Name, m.id, uidl, owner.id)
 			}
-			uidls[m], owners[s.Account+" "+uidl] = uidl, m
+			last[m], owners[s.Account+" "+uidl] = showing{uidl, s}, m
 		}
 	}
 }
 
-// lasts tells whether a message's unique-id must be the one that it had in an
-// earlier session. It may change in a mailbox that was renumbered, after the
-// message was removed, which a session that lists at that moment may show once
-// more, and after it was hidden, which is how DeleteFlag removes.
-func (t *trial) lasts(s Session, id int) bool {
-	hides := t.rules.Policy.Delete == upstream.DeleteFlag
-	return !slices.ContainsFunc(t.events, func(e Event) bool {
-		return e.Account == s.Account && e.At < s.Listed && e.Box == "INBOX" &&
-			(e.Kind == Renumbered || e.Message == id && (e.Kind == Left || hides && e.Kind == Flagged))
+// lasts tells whether the unique-id of a message must be the same in two
+// sessions. It may change in a mailbox that was renumbered, and if a third
+// session did not show the message: it was removed, or hidden as DeleteFlag
+// does, or had not come yet when that session began, which it would not have
+// done with a lock.
+func (t *trial) lasts(id int, first, second Session) bool {
+	renumbered := slices.ContainsFunc(t.events, func(e Event) bool {
+		return e.Kind == Renumbered && e.Account == second.Account && e.At < second.Listed
+	})
+	return !renumbered && !slices.ContainsFunc(t.sessions, func(s Session) bool {
+		return s.Account == second.Account && s.Listed > first.Began && s.Began < second.Listed && !slices.Contains(s.Shown, id)
 	})
 }
