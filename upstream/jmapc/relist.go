@@ -63,7 +63,7 @@ func (d *maildrop) relist(ctx context.Context) *listing {
 		return nil
 	}
 	// A few changes can be told from the kept listing next time as well.
-	if c.state != k.State && c.n >= min(d.listing.Len()/64, maxChanges/2) {
+	if c.n > min(d.listing.Len()/64, maxChanges/2) {
 		d.keepListing(ctx)
 	}
 	return d.listing
