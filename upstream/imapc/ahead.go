@@ -15,12 +15,12 @@ import (
 const (
 	// So many octets are asked for ahead at first, and twice as many with each
 	// message that follows the one before, up to what the line is likely to
-	// carry in a round trip.
-	firstWindow   = 256 << 10
-	leastWindow   = 2 << 20
-	largestWindow = 16 << 20
-	lineRate      = 512 << 20 // octets in a second
-	headerWindow  = 1 << 20
+	// carry in a round trip, within these bounds.
+	firstWindow  = 256 << 10
+	leastLine    = 2 << 20
+	largestLine  = 32 << 20
+	lineRate     = 512 << 20 // octets in a second
+	headerWindow = 128       // headers
 
 	maxAhead    = 1 << 20 // octets of a message that is asked for ahead
 	headerSize  = 4 << 10 // octets that a header is taken for
@@ -44,6 +44,7 @@ type ahead struct {
 	parcels []*parcel // not asked for yet, in the order of messages
 	header  bool      // what they are
 	last    int       // the message that was asked for last; -1: none
+	run     int       // so many were asked for in order before it
 	next    int       // the first message that is not on its way
 	window  int64     // octets that may be on their way or held, beyond last
 }
@@ -55,18 +56,18 @@ func (a *ahead) take(ctx context.Context, i int, header bool) (*parcel, error) {
 	defer a.mu.Unlock()
 	c := a.d.current()
 	p := a.find(c, i, header)
+	if len(a.parcels) == 0 {
+		a.next = i + 1
+	}
 	a.adjust(c, i, p != nil, header)
 	if hook := a.d.u.o.Hooks.ReadAhead; hook != nil && a.last >= 0 {
 		hook(p != nil)
 	}
 	a.last = i
-	if len(a.parcels) == 0 {
-		a.next = i + 1
-	}
 	if p != nil {
 		p.ask(ctx)
 		if c.g.broken() == nil {
-			a.extend(c, p, nil)
+			a.follow(c, p, nil)
 		}
 		return p, nil
 	}
@@ -84,8 +85,36 @@ func (a *ahead) take(ctx context.Context, i int, header bool) (*parcel, error) {
 	}
 	p = a.parcel(c, i)
 	p.ask(ctx)
-	a.extend(c, p, []*parcel{p})
+	a.follow(c, p, []*parcel{p})
 	return p, nil
+}
+
+// follow asks for the messages of batch, and sees to those that come after p.
+// Behind a large message, which may be given up, they are asked for when the
+// rest of it is as much as the line carries.
+func (a *ahead) follow(c *conn, p *parcel, batch []*parcel) {
+	if a.cost(p.i) <= maxAhead {
+		a.extend(c, batch)
+		return
+	}
+	if len(batch) > 0 {
+		c.fetchAhead(batch, a.section())
+	}
+	p.late = func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.closed || c.g.broken() != nil || a.last != p.i || a.window == 0 {
+			return
+		}
+		if a.extend(c, nil); len(a.parcels) == 0 && a.run > 0 && a.next < a.d.listing.Len() && !a.d.undelivered[a.next] {
+			// Another large one. It waits on the line, not in memory.
+			next := a.parcel(c, a.next)
+			next.Begin()
+			a.parcels = append(a.parcels, next)
+			a.next++
+			c.fetchAhead([]*parcel{next}, a.section())
+		}
+	}
 }
 
 // find removes and returns message i's parcel, nil if there is none. Those
@@ -111,9 +140,15 @@ func (a *ahead) find(c *conn, i int, header bool) *parcel {
 
 // adjust sets how far to look ahead of message i. A guess is made for the first
 // message, and for every one that follows the one before; not for a client that
-// jumps, or takes turns between messages and headers.
+// jumps, or takes turns between messages and headers. Whoever begins with the
+// first message of all is going to drain the maildrop.
 func (a *ahead) adjust(c *conn, i int, hit, header bool) {
+	if a.run++; a.last < 0 || header != a.header || i != a.last+1 {
+		a.run = 0
+	}
 	switch {
+	case a.last < 0 && i == 0:
+		a.window = c.line()
 	case a.last < 0:
 		a.window = firstWindow
 	case header != a.header, !hit && i != a.last+1:
@@ -121,49 +156,60 @@ func (a *ahead) adjust(c *conn, i int, hit, header bool) {
 	default:
 		a.window = min(max(2*a.window, firstWindow), c.line())
 	}
-	a.header = header
-	if header {
-		a.window = min(a.window, headerWindow)
+	if a.header = header; header && a.window > 0 {
+		a.window = headerWindow * headerSize
 	}
 }
 
-// line is how many octets are on their way when the line is busy.
+// line is how many octets are under way when the line is busy.
 func (c *conn) line() int64 {
-	return min(max(leastWindow, int64(c.rtt.Seconds()*lineRate)), largestWindow)
+	return min(max(leastLine, int64(c.rtt.Seconds()*lineRate)), largestLine)
 }
 
-// extend asks for the messages of batch, and the next ones with them, unless
-// more than half of the window is asked for already. Nothing is asked for behind a large
-// message, which whoever reads it may give up.
-func (a *ahead) extend(c *conn, current *parcel, batch []*parcel) {
-	held := int64(0)
+// extend asks for the messages of batch, and for the next ones as far as the
+// window goes, unless that is half full still. They end before a large one.
+func (a *ahead) extend(c *conn, batch []*parcel) {
+	room := a.window
 	for _, p := range a.parcels {
-		held += a.cost(p.i)
+		room -= a.cost(p.i)
+	}
+	if len(batch) == 0 && room < a.window/2 {
+		return
 	}
 	set := 0
-	for len(batch) < maxBatch && set < maxBatchSet && a.next < a.d.listing.Len() && current.coming.Load() <= maxAhead {
-		if len(a.parcels) > 0 && held > a.window/2 && len(batch) == 0 {
-			break
-		}
+	for a.next < a.d.listing.Len() {
 		cost := a.cost(a.next)
-		if held+cost > a.window || cost > maxAhead || a.d.undelivered[a.next] || cost+c.flight.octets.Load() > a.share.Room() {
+		if room -= cost; room < 0 || cost > maxAhead || a.d.undelivered[a.next] || cost+c.flight.octets.Load() > a.share.Room() {
 			break
 		}
 		p := a.parcel(c, a.next)
-		batch = append(batch, p)
 		a.parcels = append(a.parcels, p)
-		held += cost
-		if a.next++; a.d.listing.uid(a.next-1) != a.d.listing.uid(a.next-2)+1 {
-			set += len("4294967295:4294967295,")
+		if set += a.step(a.next); len(batch) == maxBatch || set > maxBatchSet {
+			c.fetchAhead(batch, a.section())
+			batch, set = nil, 0
 		}
+		batch = append(batch, p)
+		a.next++
 	}
 	if len(batch) > 0 {
-		section := &imap.FetchItemBodySection{Peek: true}
-		if a.header {
-			section.Specifier = imap.PartSpecifierHeader
-		}
-		c.fetchAhead(batch, section)
+		c.fetchAhead(batch, a.section())
 	}
+}
+
+// step is how many octets message n adds to a set of UIDs that ends before it.
+func (a *ahead) step(n int) int {
+	if n > 0 && a.d.listing.uid(n) == a.d.listing.uid(n-1)+1 {
+		return 0
+	}
+	return len("4294967295:4294967295,")
+}
+
+func (a *ahead) section() *imap.FetchItemBodySection {
+	s := &imap.FetchItemBodySection{Peek: true}
+	if a.header {
+		s.Specifier = imap.PartSpecifierHeader
+	}
+	return s
 }
 
 // cost is how many octets message n is expected to bring.

@@ -35,6 +35,7 @@ type fake struct {
 	// greet, where set, speaks instead of the greeting; false ends the connection.
 	greet func(c *fakeConn) bool
 
+	delay       time.Duration // of every answer, not added up
 	caps        string
 	code        string // response code in the tagged OK to LOGIN
 	uidValidity string // "0" and "" are possible
@@ -116,7 +117,50 @@ func (f *fake) dial(context.Context, string, string) (net.Conn, error) {
 	c := &fakeConn{Conn: server, f: f, r: bufio.NewReader(io.TeeReader(server, &f.clear)), n: f.connections}
 	f.mu.Unlock()
 	f.serving.Go(func() { c.serve() })
+	if f.delay > 0 {
+		return newLateConn(client, f.delay), nil
+	}
 	return client, nil
+}
+
+// A lateConn delivers what is written so much later, in order.
+type lateConn struct {
+	net.Conn
+	delay  time.Duration
+	pieces chan latePiece
+	closed chan struct{}
+	once   sync.Once
+}
+
+type latePiece struct {
+	octets []byte
+	due    time.Time
+}
+
+func newLateConn(conn net.Conn, delay time.Duration) *lateConn {
+	c := &lateConn{Conn: conn, delay: delay, pieces: make(chan latePiece, 1000), closed: make(chan struct{})}
+	go func() {
+		for {
+			select {
+			case p := <-c.pieces:
+				time.Sleep(time.Until(p.due))
+				conn.Write(p.octets)
+			case <-c.closed:
+				return
+			}
+		}
+	}()
+	return c
+}
+
+func (c *lateConn) Write(p []byte) (int, error) {
+	c.pieces <- latePiece{bytes.Clone(p), time.Now().Add(c.delay)}
+	return len(p), nil
+}
+
+func (c *lateConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 func (f *fake) upstream() *Upstream { return New(f.options) }

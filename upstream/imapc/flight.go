@@ -25,6 +25,7 @@ type flight struct {
 	mu       sync.Mutex
 	commands int
 	landed   chan struct{} // closed when commands is 0 again
+	sent     chan struct{} // closed when the last command is sent
 }
 
 // A parcel is a message, or its header, on its way into a spool.
@@ -38,6 +39,7 @@ type parcel struct {
 
 	ctx  context.Context // of whoever has asked for it
 	stop func() bool
+	late func() // asks for what comes after a large message; nil if that is done
 }
 
 // fetchAhead asks for sections of several messages, which their parcels are
@@ -50,11 +52,17 @@ func (c *conn) fetchAhead(parcels []*parcel, section *imap.FetchItemBodySection)
 		set.AddNum(p.uid)
 		c.flight.octets.Add(p.coming.Load())
 	}
-	c.takeOff()
+	before, sent := c.takeOff()
 	c.roundTrip()
-	cmd := c.lib.Fetch(set, &imap.FetchOptions{UID: true, BodySection: []*imap.FetchItemBodySection{section}})
 	go func() {
 		defer c.touchDown()
+		if before != nil {
+			<-before
+		}
+		// A server that does not read while it sends makes this wait, but not
+		// whoever reads what it sends.
+		cmd := c.lib.Fetch(set, &imap.FetchOptions{UID: true, BodySection: []*imap.FetchItemBodySection{section}})
+		close(sent)
 		err := receive(cmd, want, section)
 		for _, p := range parcels {
 			p.arrived(p.coming.Load())
@@ -170,6 +178,10 @@ func (p *parcel) explain(err error) error {
 }
 
 func (p *parcel) Read(b []byte) (int, error) {
+	if p.late != nil && p.coming.Load() <= p.c.line() {
+		p.late()
+		p.late = nil
+	}
 	n, err := p.Spool.Read(b)
 	if err != nil && err != io.EOF {
 		err = p.explain(err)
@@ -207,16 +219,19 @@ func (p *parcel) drop() {
 	}
 }
 
-// takeOff counts a command that is about to be sent. An answer is awaited as
-// long as there are any.
-func (c *conn) takeOff() {
-	c.flight.mu.Lock()
-	defer c.flight.mu.Unlock()
-	if c.flight.commands == 0 {
-		c.flight.landed = make(chan struct{})
+// takeOff counts a command that is to be sent after the one before, and returns
+// the signals for both. An answer is awaited as long as there are any.
+func (c *conn) takeOff() (before, sent chan struct{}) {
+	f := &c.flight
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.commands == 0 {
+		f.landed = make(chan struct{})
 	}
-	c.flight.commands++
+	f.commands++
 	c.g.begin(await{idle: c.o.IdleTimeout, literal: c.o.MaxMessage})
+	before, f.sent = f.sent, make(chan struct{})
+	return before, f.sent
 }
 
 func (c *conn) touchDown() {

@@ -14,7 +14,7 @@ const window = 512 << 10
 // A Spool is a stream of octets on its way. One goroutine fills it: ReadFrom,
 // as often as it likes, then Finish. Another one reads it and closes it.
 //
-// Until the first Wait or Read, what does not fit into memory goes to disk.
+// Until the first Begin, Wait or Read, what does not fit into memory goes to disk.
 // From then on the filler waits for the reader instead, so that a stream of any
 // length takes no more than a few chunks.
 type Spool struct {
@@ -29,7 +29,7 @@ type Spool struct {
 	file     *os.File  // then this, from one offset to another
 	from, to int64
 	spilled  int64 // octets that went to disk, ever
-	reading  bool  // Wait or Read was called
+	reading  bool  // Begin, Wait or Read was called
 	finished bool
 	err      error // then this
 	closed   bool
@@ -193,7 +193,13 @@ func (p *Spool) Wait() error {
 	}
 }
 
-// begin lets the filler wait from now on.
+// Begin has the filler wait from now on, as Wait and Read do.
+func (p *Spool) Begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.begin()
+}
+
 func (p *Spool) begin() {
 	if !p.reading {
 		p.reading = true
