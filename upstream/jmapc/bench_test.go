@@ -196,3 +196,46 @@ func report(b *testing.B, bareTime, ours time.Duration) {
 	b.ReportMetric(ours.Seconds()*1000/float64(b.N), "ours-ms")
 	b.ReportMetric(0, "ns/op") // both together, of no use
 }
+
+// BenchmarkRemove2000 has a bare client remove its messages as fast as that can
+// be done, which is without a look before or after.
+func BenchmarkRemove2000(b *testing.B) {
+	s := cyrus.Start(b)
+	var bareTime, ours time.Duration
+	n := 0
+	for b.Loop() {
+		for _, bare := range []bool{true, false} {
+			n++
+			m := s.AddUser(b, fmt.Sprint("user", n), "secret")
+			var raw []string
+			for i := range 2000 {
+				raw = append(raw, upstreamtest.Letter(i, 1000))
+			}
+			m.DeliverAll(b, raw)
+			if bare {
+				client := newBare(s, m.Account(), true)
+				var ids []string
+				for _, e := range client.list(b) {
+					ids = append(ids, fmt.Sprintf("%q", e.ID))
+				}
+				timed(&bareTime, func() {
+					client.request(b, "POST", "/jmap/", fmt.Sprintf(`{"using":["urn:ietf:params:jmap:core","urn:ietf:params:jmap:mail"],
+						"methodCalls":[["Email/set",{"accountId":%q,"destroy":[%s]},"0"]]}`, m.Account().User, strings.Join(ids, ",")))
+				})
+				continue
+			}
+			d, l := open(b, onCyrus(b, s, Options{}), m.Account())
+			all := make([]int, l.Len())
+			for i := range all {
+				all[i] = i
+			}
+			timed(&ours, func() {
+				if n, err := d.Remove(b.Context(), all); n != 2000 || err != nil {
+					b.Fatal(n, err)
+				}
+			})
+			d.Close()
+		}
+	}
+	report(b, bareTime, ours)
+}

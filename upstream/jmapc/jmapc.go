@@ -135,7 +135,10 @@ func (u *Upstream) open(ctx context.Context, account upstream.Account) (*maildro
 	if err != nil {
 		return nil, err
 	}
-	d := u.reopen(ctx, account, authorization)
+	d, err := u.reopen(ctx, account, authorization)
+	if err != nil {
+		return nil, err
+	}
 	if d == nil {
 		if d, err = u.login(ctx, account, authorization); err != nil {
 			return nil, err
@@ -149,12 +152,13 @@ func (u *Upstream) open(ctx context.Context, account upstream.Account) (*maildro
 }
 
 // reopen logs in by what an earlier login with the same credentials found out.
-// It returns nil if there was none, or that does not hold any more; only a login
-// from the beginning can then tell what is wrong.
-func (u *Upstream) reopen(ctx context.Context, account upstream.Account, authorization string) *maildrop {
+// It returns nil if there was none, or if that may not hold any more: then only a
+// login from the beginning can tell what is wrong. A server that is not there is
+// not waited for twice.
+func (u *Upstream) reopen(ctx context.Context, account upstream.Account, authorization string) (*maildrop, error) {
 	k, ok := u.memory.find(authorization)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	d := newMaildrop(u, newWire(u, authorization, k.url), account)
 	s, err := newSession(d.wire, k.facts)
@@ -162,12 +166,16 @@ func (u *Upstream) reopen(ctx context.Context, account upstream.Account, authori
 		d.use(s)
 		err = d.enter(ctx, k.inbox)
 	}
-	if err != nil || d.stale {
-		d.Close()
-		u.memory.forget(authorization)
-		return nil
+	if err == nil && !d.stale {
+		return d, nil
 	}
-	return d
+	d.Close()
+	u.memory.forget(authorization)
+	var unreachable *net.OpError
+	if ctx.Err() != nil || errors.As(err, &unreachable) {
+		return nil, err
+	}
+	return nil, nil
 }
 
 // login opens the inbox from the beginning.
