@@ -59,14 +59,15 @@ type killRelay struct {
 	point  killPoint
 	seen   int
 	strike func() // returns when the gateway is dead; nil: not armed
-	struck bool
 }
 
-// arm makes the relay strike in the commit to come.
-func (r *killRelay) arm(p killPoint, strike func()) {
+// arm makes the relay strike in the commit to come, and close struck.
+func (r *killRelay) arm(p killPoint, strike func()) (struck <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.point, r.seen, r.strike, r.struck = p, 0, strike, false
+	done := make(chan struct{})
+	r.point, r.seen, r.strike = p, 0, func() { strike(); close(done) }
+	return done
 }
 
 // due tells when to strike at a command, if at all.
@@ -89,7 +90,7 @@ func (r *killRelay) hit(when, now string) bool {
 	}
 	r.mu.Lock()
 	strike := r.strike
-	r.strike, r.struck = nil, true
+	r.strike = nil
 	r.mu.Unlock()
 	strike()
 	return true
@@ -351,11 +352,14 @@ func (k *killTest) round(p killPoint, random *rand.Rand) {
 	for _, id := range marked {
 		c.say(fmt.Sprintf("DELE %d", numbers[id]), "+OK")
 	}
-	k.relay.arm(p, func() { k.process.Process.Kill(); k.process.end(t) })
+	doomed := k.process
+	struck := k.relay.arm(p, func() { doomed.Process.Kill(); doomed.Wait() })
 	c.PrintfLine("QUIT") // an error comes back from the read
 	answer, _ := c.ReadLine()
-	if !k.relay.struck {
-		t.Fatalf("%v: QUIT was answered %q without coming there\n%s", p, answer, k.process.output())
+	select {
+	case <-struck:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("%v: QUIT was answered %q without coming there\n%s", p, answer, doomed.output())
 	}
 	k.kills++
 	after := k.other.messages("INBOX")

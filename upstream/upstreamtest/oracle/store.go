@@ -156,8 +156,8 @@ func (s *Server) Take(user string, id int) {
 	s.other(user, id, func(user string, b *box, e *entry) { s.drop(user, b, e, cause{command: "EXPUNGE"}, false) })
 }
 
-// Swap puts another message in its place, under its UID: what no server may do.
-// It returns the other's id, or -1.
+// Swap puts another message in its place, under its UID and with its flag: what
+// no server may do. It returns the other's id, or -1.
 func (s *Server) Swap(user string, id int) int {
 	other := -1
 	s.other(user, id, func(user string, b *box, e *entry) {
@@ -169,6 +169,7 @@ func (s *Server) Swap(user string, id int) int {
 		changed := &entry{Message: m, uid: e.uid, received: e.received}
 		b.entries = slices.Insert(b.entries, at, changed)
 		s.note(Arrived, user, b, changed, cause{command: "swap"})
+		s.flag(user, b, changed, e.deleted, cause{command: "swap"})
 	})
 	return other
 }
