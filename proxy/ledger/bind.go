@@ -68,14 +68,6 @@ func (b *binding) bind() error {
 	if len(b.open) == 0 {
 		return nil
 	}
-	if err := b.among(&b.left); err != nil {
-		return err
-	}
-	if b.renamed {
-		if err := b.among(&b.removed); err != nil {
-			return err
-		}
-	}
 	if err := b.loadGone(); err != nil {
 		return err
 	}
@@ -85,7 +77,19 @@ func (b *binding) bind() error {
 			gone = append(gone, &s.entries[i])
 		}
 	}
-	return b.among(&gone)
+	lists := []*[]*entry{&b.left, &gone}
+	if b.renamed {
+		lists = []*[]*entry{&b.left, &b.removed, &gone}
+	}
+	for _, entries := range lists {
+		if err := b.among(entries); err != nil {
+			return err
+		}
+	}
+	if !b.moved {
+		return nil
+	}
+	return b.byDate(lists...)
 }
 
 // listOpen notes the messages that walk did not bind.

@@ -87,6 +87,8 @@ func TestUIDLsStay(t *testing.T) {
 		{name: "only called otherwise", after: func(*mailbox) {}, origin: "imap://alias", tops: samples},
 		{name: "only called otherwise, no dates", before: func(b *mailbox) { b.undated = true },
 			after: func(*mailbox) {}, origin: "imap://alias", tops: 60},
+		{name: "only called otherwise, sizes for dates", before: func(b *mailbox) { b.undated = true; vary(b) },
+			after: func(*mailbox) {}, origin: "imap://alias", tops: samples},
 		{name: "Gmail moved to a label's names", before: func(b *mailbox) { b.identity = "gmail:"; identify(b) },
 			after: func(b *mailbox) { b.renumber("900") }, origin: "imap://gmail", tops: samples},
 	} {
@@ -120,6 +122,20 @@ func TestUIDLsStay(t *testing.T) {
 func reverse(b *mailbox) {
 	for i, j := 0, len(b.messages)-1; i < j; i, j = i+1, j-1 {
 		b.messages[i], b.messages[j] = b.messages[j], b.messages[i]
+	}
+}
+
+// rename gives every message the name of its place.
+func rename(b *mailbox) {
+	for i := range b.messages {
+		b.messages[i].name = i + 1
+	}
+}
+
+// vary gives every message a size of its own.
+func vary(b *mailbox) {
+	for i := range b.messages {
+		b.messages[i].text += strings.Repeat("x", i)
 	}
 }
 
@@ -173,6 +189,74 @@ func TestNeverDownloadedMessages(t *testing.T) {
 	}
 	if same != 19 { // but for the ten, and the newest
 		t.Errorf("%d messages kept their UIDL, want 19", same)
+	}
+}
+
+// A size and a date that a removed message had too tell nothing.
+func TestDateOfARemovedMessage(t *testing.T) {
+	box, store := newLargeMailbox(10), newStore(t)
+	for i := range 9 {
+		box.messages[i].received = start
+	}
+	s := login(t, New(box, store, Options{Origin: "a"}))
+	first := byText(s, box)
+	s.retrieve(0, 1, 2, 3, 4, 5, 7, 9)
+	if _, err := s.Remove(t.Context(), []int{6}); err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+	box.take(0, 1)
+	for text, u := range shown(t, New(box, store, Options{Origin: "b"}), box) {
+		if u == first[short(6)] {
+			t.Errorf("%.20q has UIDL %s of a message that was removed", text, u)
+		}
+	}
+}
+
+// Messages that the client never downloaded are known at an upstream that is
+// called otherwise by their names, and by another protocol by their identities:
+// where there are no dates, if their sizes differ enough to tell.
+func TestSizesForDates(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		before func(b *mailbox)
+		after  func(b *mailbox)
+		same   bool
+	}{
+		{"Alias", vary, func(*mailbox) {}, true},
+		{"OneSize", func(*mailbox) {}, func(*mailbox) {}, false},
+		{"OtherOrder", vary, func(b *mailbox) { reverse(b); rename(b) }, false},
+		{"TwoOfOtherSize", vary, func(b *mailbox) { b.messages[3].size, b.messages[50].size = 7, 8 }, false},
+		{"MostGone", vary, func(b *mailbox) { b.take(10, 60) }, false},
+		{"IMAPToJMAP", func(b *mailbox) { b.identity = "objectid:"; identify(b); vary(b) },
+			func(b *mailbox) { b.renumber(""); b.undated = false }, true},
+		{"IMAPToJMAPInOtherOrder", func(b *mailbox) { b.identity = "objectid:"; identify(b); vary(b) },
+			func(b *mailbox) { b.renumber(""); b.undated = false; reverse(b); identify(b) }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			box, store := newLargeMailbox(60), newStore(t)
+			box.undated = true
+			c.before(box)
+			first := shown(t, New(box, store, Options{Origin: "a", Churn: Churn{Known: -1}}), box)
+			c.after(box)
+			after := shown(t, New(box, store, Options{Origin: "b", Churn: Churn{Known: -1}}), box)
+			unique(t, after)
+			same := 0
+			texts := map[string]string{}
+			for text, u := range first {
+				texts[u] = text
+			}
+			for text, u := range after {
+				if was, ok := texts[u]; ok && was != text {
+					t.Errorf("UIDL %s of %.20q was that of %.20q", u, text, was)
+				} else if ok {
+					same++
+				}
+			}
+			if want := map[bool]int{true: 60}[c.same]; same != want {
+				t.Errorf("%d messages kept their UIDL, want %d", same, want)
+			}
+		})
 	}
 }
 

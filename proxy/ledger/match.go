@@ -28,20 +28,28 @@ func (b *binding) byNames() error {
 func named(e *entry) string      { return e.name }
 func identified(e *entry) string { return e.identity }
 
-// samples is how many headers are compared to know a mailbox again.
-const samples = 16
+const (
+	// samples is how many headers are compared to know a mailbox again.
+	samples = 16
+
+	// fewSizes and manySizes bound how many sizes have to agree where no dates
+	// can: half as many as there are messages, that is mostly different ones.
+	fewSizes, manySizes = 8, 64
+)
 
 // agree tells whether names, or identities, mean what they meant although they
 // come from elsewhere: the upstream may only be called otherwise now, or be
 // reached by another protocol. Short ids of two servers may be equal by chance,
 // but then sizes and dates differ somewhere. So nine in ten must be there
 // still, all with the size and date that they had, and a sample with the header.
+// An IMAP listing has no dates: then it takes sizes enough to tell by.
 func (b *binding) agree(of func(*entry) string, to func(int) string) (bool, error) {
 	at := make(map[string]int, len(b.open))
 	for _, i := range b.open {
 		at[to(i)] = i
 	}
-	entries, pairs := 0, 0
+	entries, pairs, dated := 0, 0, 0
+	sizes := map[int64]bool{}
 	var known []*entry // with a header to compare
 	for _, e := range b.left {
 		if e.flags&removing != 0 {
@@ -56,11 +64,18 @@ func (b *binding) agree(of func(*entry) string, to func(int) string) (bool, erro
 		if same, _ := b.isEqual(e, i); !same {
 			return false, nil
 		}
+		sizes[e.size] = true
+		if e.received != 0 && b.view.received(i) != 0 {
+			dated++
+		}
 		if e.flags&hashed != 0 {
 			known = append(known, e)
 		}
 	}
 	if pairs == 0 || 10*pairs < 9*entries {
+		return false, nil
+	}
+	if dated < pairs && len(sizes) < max(fewSizes, min(pairs/2, manySizes)) {
 		return false, nil
 	}
 	n := min(samples, len(known))
@@ -92,6 +107,9 @@ func (b *binding) imports() error {
 	if err == nil {
 		err = b.among(&fresh)
 	}
+	if err == nil {
+		err = b.byDate(&fresh)
+	}
 	b.left = append(fresh, old...)
 	return err
 }
@@ -114,9 +132,9 @@ func (b *binding) isSame(e *entry, i int) (bool, error) {
 }
 
 // isEqual judges a message that has an entry's name or identity, but from
-// another origin.
+// another origin where all of them agree.
 func (b *binding) isEqual(e *entry, i int) (bool, error) {
-	return e.size == b.view.Size(i) && e.received != 0 && e.received == b.view.received(i), nil
+	return e.size == b.view.Size(i) && !b.isRedated(e, i), nil
 }
 
 // isRedated tells whether the upstream gives a message a date that the entry
@@ -153,7 +171,7 @@ func (b *binding) among(entries *[]*entry) error {
 			}
 		}
 	}
-	err = b.pair(entries, func(e *entry) string {
+	return b.pair(entries, func(e *entry) string {
 		if e.flags&hashed == 0 || !wanted[key(e.size, e.received)] {
 			return ""
 		}
@@ -164,10 +182,6 @@ func (b *binding) among(entries *[]*entry) error {
 		}
 		return ""
 	}, nil)
-	if err != nil || !b.moved {
-		return err
-	}
-	return b.byDate(entries)
 }
 
 func sized(size int64, more []byte) string { return fmt.Sprintf("%d %s", size, more) }
@@ -190,9 +204,10 @@ func (b *binding) isIdentified(e *entry, i int) (bool, error) {
 }
 
 // byDate binds entries whose header was never seen by size and date, where
-// nothing else has both. A message newer than the last listing could have both
-// by chance, so the date must lie before the newest one listed.
-func (b *binding) byDate(entries *[]*entry) error {
+// nothing else has both: also no entry that is not to be bound. A message newer
+// than the last listing could have both by chance, so the date must lie before
+// the newest one listed.
+func (b *binding) byDate(lists ...*[]*entry) error {
 	count := map[string]int{}
 	key := func(size, received int64) string {
 		if received == 0 || received >= b.book.Newest {
@@ -200,16 +215,29 @@ func (b *binding) byDate(entries *[]*entry) error {
 		}
 		return fmt.Sprint(size, " ", received)
 	}
-	for _, e := range *entries {
-		count[key(e.size, e.received)]++
+	counted := map[*entry]bool{}
+	for _, entries := range append(lists[:len(lists):len(lists)], &b.removed) {
+		for _, e := range *entries {
+			if !counted[e] {
+				counted[e] = true
+				count[key(e.size, e.received)]++
+			}
+		}
 	}
-	return b.pair(entries, func(e *entry) string {
+	of := func(e *entry) string {
 		k := key(e.size, e.received)
 		if e.flags&hashed != 0 || count[k] != 1 {
 			return ""
 		}
 		return k
-	}, func(i int) string { return key(b.view.Size(i), b.view.received(i)) }, nil)
+	}
+	for _, entries := range lists {
+		err := b.pair(entries, of, func(i int) string { return key(b.view.Size(i), b.view.received(i)) }, nil)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pair binds open messages to entries of the same key, where there are as many
