@@ -86,6 +86,7 @@ func newJMAP(u config.Upstream, w wiring) (*jmapc.Upstream, error) {
 		Policy:    w.policy,
 		Journal:   w.journal,
 		Listings:  w.listings,
+		Pool:      w.pool,
 		Version:   readBuild().version,
 		Hooks:     w.hooks,
 		Log:       w.log,
