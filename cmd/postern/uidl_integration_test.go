@@ -428,11 +428,11 @@ func TestMoveToAnotherServer(t *testing.T) {
 func TestIMAPAndJMAP(t *testing.T) {
 	t.Parallel()
 	s := cyrus.Start(t)
-	for _, order := range [][]string{
-		{imapAt(s.IMAP), jmapAt(s), imapAt(s.IMAP)},
-		{jmapAt(s), imapAt(s.IMAP), jmapAt(s)},
+	for name, order := range map[string][]string{
+		"IMAPFirst": {imapAt(s.IMAP), jmapAt(s), imapAt(s.IMAP)},
+		"JMAPFirst": {jmapAt(s), imapAt(s.IMAP), jmapAt(s)},
 	} {
-		t.Run(order[0], func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			user := newUser()
 			box := s.AddUser(t, user, "secret")
