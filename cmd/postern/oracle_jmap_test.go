@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/proxy/state"
 	"postern/upstream"
 	"postern/upstream/jmapc"
 	"postern/upstream/upstreamtest/oracle"
@@ -65,13 +66,14 @@ func playJMAP(t *testing.T, seed uint64, sums *oracleSums) {
 	w.real, w.about, w.refusals = true, "JMAP", jmapRefusals
 	var mu sync.Mutex
 	var doors []*httptest.Server
-	w.open = func(g *generation, journal upstream.Journal) upstream.Opener {
+	w.open = func(g *generation, store state.Store) upstream.Opener {
 		door := httptest.NewServer(server.Handler(func() bool { return !g.dead.Load() }))
 		mu.Lock()
 		doors = append(doors, door)
 		mu.Unlock()
 		return jmapc.New(jmapc.Options{
-			URL: door.URL + "/.well-known/jmap", PlainHTTP: true, Policy: w.rules.Policy, Journal: journal,
+			URL: door.URL + "/.well-known/jmap", PlainHTTP: true, Policy: w.rules.Policy,
+			Journal: store.Journal("there"), Listings: listings{store, "there"},
 		})
 	}
 	w.run(random, jmapPolicies)

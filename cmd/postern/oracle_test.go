@@ -150,7 +150,7 @@ type world struct {
 	sums   *oracleSums
 	record *oracle.Record
 	store  oracleStore
-	open   func(g *generation, journal upstream.Journal) upstream.Opener
+	open   func(g *generation, store state.Store) upstream.Opener
 	cut    func() // every connection of the gateway upstream
 	// flagged tells which messages the gateway has flagged and left there.
 	flagged  func() []int
@@ -201,9 +201,10 @@ func play(t *testing.T, seed uint64, sums *oracleSums) {
 	w.about, w.refusals = server.Capabilities, imapRefusals
 	w.record, w.store, w.cut = &server.Record, server, server.Cut
 	w.flagged = func() []int { return server.Pending(oracleUser) }
-	w.open = func(g *generation, journal upstream.Journal) upstream.Opener {
+	w.open = func(g *generation, store state.Store) upstream.Opener {
 		return imapc.New(imapc.Options{
-			Address: "imap.oracle.example:143", TLS: imapc.TLSOff, Policy: w.rules.Policy, Journal: journal,
+			Address: "imap.oracle.example:143", TLS: imapc.TLSOff, Policy: w.rules.Policy,
+			Journal: store.Journal("there"), Listings: listings{store, "there"},
 			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 				if g.dead.Load() {
 					return nil, errDead
@@ -278,7 +279,7 @@ func (w *world) restart() {
 		store = state.Off()
 	}
 	mortal := mortalStore{store, g}
-	pinned := ledger.New(w.open(g, mortal.Journal("there")), mortal, ledger.Options{Origin: "oracle"})
+	pinned := ledger.New(w.open(g, mortal), mortal, ledger.Options{Origin: "oracle"})
 	g.server = &pop3.Server{
 		Authenticator: auth.New(auth.Options{
 			Routes: []auth.Route{{User: "*", Upstream: "there", Opener: pinned}},
@@ -393,8 +394,13 @@ func (w *world) fault(s oracle.Step) oracle.Fault {
 		return f
 	}
 	odds := w.mishap / 10
-	if isCommit(s) {
+	switch {
+	case isCommit(s):
 		odds = w.mishap
+	case strings.Contains(s.Command, "BODY"):
+		odds = w.mishap / 2
+	}
+	if isCommit(s) || w.real {
 		w.meddle(r)
 	}
 	if r.Float64() < odds {
@@ -438,6 +444,9 @@ func (w *world) mischief(r *rand.Rand, s oracle.Step) oracle.Fault {
 	}
 	if !isPossible(s.Verb, do) {
 		do = oracle.Refuse
+		if strings.HasPrefix(s.Command, "UID FETCH 1:* ") {
+			do = oracle.Gaps
+		}
 	}
 	if isCommit(s) {
 		w.sums.count(s.Verb, do)

@@ -72,7 +72,7 @@ func (c *conn) mail(verb, args string, by cause, half bool) string {
 	case "UNSELECT":
 		c.box, c.view = nil, nil
 	case "UID FETCH":
-		return c.fetch(c.named(set, false), rest)
+		return c.fetch(c.named(set, half), rest)
 	case "UID SEARCH":
 		return c.search(args)
 	case "UID STORE":

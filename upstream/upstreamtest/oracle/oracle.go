@@ -21,26 +21,44 @@ type Message struct {
 	Raw string
 }
 
-// smallest is the size of message 0.
-const smallest = 320
+// Sizes: smallest is that of message 0, and every large-th message is so much
+// longer that it takes several writes on its way.
+const (
+	smallest = 320
+	large    = 24
+	longer   = 1 << 17
+)
 
-// newMessage makes message id. Its size, smallest+id, is no other's.
+func sizeOf(id int) int {
+	if id%large == large-1 {
+		return smallest + id + longer
+	}
+	return smallest + id
+}
+
+// IDOf tells which message has that size.
+func IDOf(size int) int {
+	if size > longer {
+		size -= longer
+	}
+	return size - smallest
+}
+
+// RawOf returns message id.
+func RawOf(id int) string { return newMessage(id).Raw }
+
+// newMessage makes message id.
 func newMessage(id int) *Message {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Message-ID: <%d@oracle.example>\r\nDate: Mon, 02 Nov 2026 15:04:05 +0000\r\n"+
 		"From: ann@example.org\r\nTo: bob@example.org\r\nSubject: message %d\r\n\r\n", id, id)
-	for smallest+id-b.Len() > 80 {
-		b.WriteString("." + strings.Repeat(string(rune('a'+id%26)), 60) + "\r\n")
+	line := "." + strings.Repeat(string(rune('a'+id%26)), 60) + "\r\n"
+	for sizeOf(id)-b.Len() > 80 {
+		b.WriteString(line)
 	}
-	b.WriteString(strings.Repeat("x", smallest+id-b.Len()-2) + "\r\n")
+	b.WriteString(strings.Repeat("x", sizeOf(id)-b.Len()-2) + "\r\n")
 	return &Message{id, b.String()}
 }
-
-// IDOf tells which message has that size.
-func IDOf(size int) int { return size - smallest }
-
-// RawOf returns message id.
-func RawOf(id int) string { return newMessage(id).Raw }
 
 // A Kind is a kind of Event.
 type Kind string

@@ -70,6 +70,7 @@ const (
 	Refuse     Do = "refused"
 	Half       Do = "carried out for every other message, then refused"
 	Hollow     Do = "answered OK, and not carried out"
+	Gaps       Do = "answered OK, with every other message left out"
 	Bye        Do = "BYE"
 	Silence    Do = "carried out, and never answered"
 )
@@ -223,7 +224,7 @@ func (c *conn) obey(tag, verb, args, command string, f Fault) bool {
 	case f.Do == Hollow:
 		result = "OK done"
 	default:
-		result = c.do(verb, args, cause{c.n, command}, f.Do == Half)
+		result = c.do(verb, args, cause{c.n, command}, f.Do == Half || f.Do == Gaps)
 		if f.Do == Half {
 			result = "NO [OVERQUOTA] only half of it"
 		}
