@@ -28,6 +28,9 @@ type conn struct {
 	caps       imap.CapSet          // and after it
 	box        mailbox              // the selected one
 	listing    *lister              // of it, asked for already; nil if not
+	selected   string               // its name
+	born       time.Time            // when it was opened
+	proof      []byte               // of the password, see stable; nil: not to be kept
 	identified bool                 // said who we are
 	flight     flight
 	rtt        time.Duration // the shortest that a round trip has taken; 0: none has
@@ -47,7 +50,7 @@ func (u *Upstream) connect(ctx context.Context) (_ *conn, err error) {
 		return nil, fmt.Errorf("connect to %s: %w: %w", u.o.Address, err, upstream.ErrUnavailable)
 	}
 	stop := context.AfterFunc(limited, func() { socket.Close() })
-	c := &conn{o: &u.o}
+	c := &conn{o: &u.o, born: began}
 	stream, first, err := c.greet(limited, socket)
 	if !stop() {
 		err = limited.Err() // an error of the socket is its consequence

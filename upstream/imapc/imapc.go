@@ -78,6 +78,9 @@ type Options struct {
 
 	// Listings keeps listings from one session to the next; nil keeps none.
 	Listings upstream.ListingCache
+	// Warm is how long a connection is kept for the account's next login after
+	// a session has ended; 0 keeps none.
+	Warm time.Duration
 	// Pool bounds what is read ahead of the clients of all upstreams that share
 	// it; nil makes one for this upstream alone.
 	Pool *spool.Pool
@@ -89,7 +92,8 @@ type Options struct {
 // An Upstream opens accounts on one IMAP server. Safe for use by several
 // goroutines.
 type Upstream struct {
-	o Options
+	o    Options
+	warm *stable
 }
 
 // New returns an Upstream. It does not connect.
@@ -111,7 +115,7 @@ func New(o Options) *Upstream {
 		o.Dial = new(net.Dialer).DialContext
 	}
 	o.TLSConfig = tlsConfig(o)
-	return &Upstream{o: o}
+	return &Upstream{o: o, warm: newStable(o.Warm)}
 }
 
 func setDefault[T comparable](field *T, value T) {

@@ -16,28 +16,45 @@ import (
 
 // open connects, logs in and selects the mailbox.
 func (u *Upstream) open(ctx context.Context, account upstream.Account) (*conn, error) {
-	return u.enter(ctx, account, func(c *conn) (mailbox, error) { return c.selectMailbox(ctx) })
-}
-
-// openToList is open, and has the listing on its way.
-func (u *Upstream) openToList(ctx context.Context, account upstream.Account) (*conn, error) {
-	kept := u.kept(ctx, account.User)
-	return u.enter(ctx, account, func(c *conn) (mailbox, error) {
-		c.listing = c.newLister(kept)
-		return c.selectAnd(ctx, c.listedName(), c.listing)
-	})
-}
-
-func (u *Upstream) enter(ctx context.Context, account upstream.Account, sel func(*conn) (mailbox, error)) (*conn, error) {
 	c, err := u.login(ctx, account)
 	if err != nil {
 		return nil, err
 	}
-	if c.box, err = sel(c); err != nil {
+	if c.box, err = c.selectMailbox(ctx); err != nil {
 		c.g.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// openToList is open, and has the listing on its way.
+func (u *Upstream) openToList(ctx context.Context, account upstream.Account) (*conn, error) {
+	if c := u.reopen(ctx, account); c != nil {
+		return c, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	kept := u.kept(ctx, account.User)
+	c, err := u.login(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.selectToList(ctx, kept); err != nil {
+		c.g.Close()
+		return nil, err
+	}
+	if u.warm.stay > 0 {
+		c.proof = u.warm.proof(account)
+	}
+	return c, nil
+}
+
+// selectToList selects the mailbox and sends the command for the listing along.
+func (c *conn) selectToList(ctx context.Context, kept *listing) (err error) {
+	c.listing = c.newLister(kept)
+	c.box, err = c.selectAnd(ctx, c.listedName(), c.listing)
+	return err
 }
 
 // login connects and logs in.

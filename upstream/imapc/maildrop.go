@@ -28,9 +28,11 @@ type maildrop struct {
 	life  context.Context // ends with Close
 	leave context.CancelFunc
 
-	mu   sync.Mutex // Close may come at any time
-	c    *conn
-	body *body // open
+	mu     sync.Mutex // Close may come at any time
+	c      *conn
+	body   *body // open
+	calls  int   // under way
+	closed bool
 }
 
 func newMaildrop(u *Upstream, account upstream.Account, c *conn) *maildrop {
@@ -47,6 +49,11 @@ func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	end, err := d.call()
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	c := d.current()
 	l, err := c.list(ctx)
 	if err != nil && c.g.broken() == nil && ctx.Err() == nil {
@@ -128,6 +135,11 @@ func (d *maildrop) Top(ctx context.Context, i, n int) (io.ReadCloser, error) {
 }
 
 func (d *maildrop) open(b *body) (io.ReadCloser, error) {
+	end, err := d.call()
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	d.mu.Lock()
 	last := d.body
 	d.mu.Unlock()
@@ -159,26 +171,50 @@ func (d *maildrop) Removable(i int) error {
 
 // Close implements upstream.Maildrop. The server hears goodbye afterwards.
 func (d *maildrop) Close() error {
-	d.leave()
 	d.mu.Lock()
-	c, b := d.c, d.body
-	d.body = nil
+	c, b, idle, again := d.c, d.body, d.calls == 0, d.closed
+	d.body, d.closed = nil, true
 	d.mu.Unlock()
-	if b != nil || c.flying() != nil {
+	if again {
+		return nil // the connection may be another session's by now
+	}
+	d.leave()
+	if b != nil || c.flight.octets.Load() > maxDrain {
 		c.g.Close()
 	}
 	d.ahead.close()
 	if b != nil {
 		b.Close()
 	}
-	go d.retire(c)
+	go d.retire(c, idle)
 	return nil
 }
 
-// retire does what nobody has to wait for.
-func (d *maildrop) retire(c *conn) {
-	d.save()
-	if c.g.broken() == nil {
+// call counts a call under way, until the returned function is called. After
+// Close it is an error.
+func (d *maildrop) call() (end func(), err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, fmt.Errorf("maildrop: %w", net.ErrClosed)
+	}
+	d.calls++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.calls--
+	}, nil
+}
+
+// retire does what nobody has to wait for: the connection is kept for the next
+// session if no call can be using it, or the server hears goodbye.
+func (d *maildrop) retire(c *conn, idle bool) {
+	c.land(context.Background())
+	kept := idle && d.u.warm.park(d.account.User, c, d.toKeep)
+	if idle {
+		d.save()
+	}
+	if !kept && c.g.broken() == nil {
 		c.logout()
 	}
 }

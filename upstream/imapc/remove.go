@@ -31,6 +31,11 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 	if d.u.o.Policy.Delete == upstream.DeleteNever {
 		return len(messages), nil
 	}
+	end, err := d.call()
+	if err != nil {
+		return 0, err
+	}
+	defer end()
 	ctx, cancel := context.WithTimeout(ctx, removeTime)
 	defer cancel()
 	r := removal{d: d, sent: make(map[uint32]bool), kept: make(map[uint32]upstream.Place)}

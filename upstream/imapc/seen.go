@@ -12,6 +12,11 @@ func (d *maildrop) MarkSeen(ctx context.Context, messages []int) error {
 	if !d.u.o.Policy.Seen || len(messages) == 0 {
 		return nil
 	}
+	end, err := d.call()
+	if err != nil {
+		return err
+	}
+	defer end()
 	uids := make([]uint32, len(messages))
 	for k, i := range messages {
 		uids[k] = d.listing.uid(i)
