@@ -51,13 +51,13 @@ func (p *program) demo() error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(p.err, config.Default().Log)
+	log := p.log(config.Default().Log)
 	server, err := demo.Start(demoUser, demoPassword, messages, log)
 	if err != nil {
 		return err
 	}
 	defer server.Close()
-	g, c, err := demoGateway(server.Addr(), certificate, key, log)
+	g, c, err := demoGateway(server.Addr(), certificate, key, log, p.sink.Dropped)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (p *program) demo() error {
 }
 
 // demoGateway makes the gateway of the demo, and tells how it is configured.
-func demoGateway(server, certificate, key string, log *slog.Logger) (*gateway, *config.Config, error) {
+func demoGateway(server, certificate, key string, log *slog.Logger, unlogged func() uint64) (*gateway, *config.Config, error) {
 	for attempts := 5; ; attempts-- {
 		c := config.Default()
 		c.Listeners = []config.Listener{
@@ -83,7 +83,7 @@ func demoGateway(server, certificate, key string, log *slog.Logger) (*gateway, *
 		c.Upstreams = []config.Upstream{{Name: "memory", Protocol: config.IMAP, Address: server, TLS: config.TLSOff}}
 		c.Routes = []config.Route{{User: "*", Upstream: "memory", Delete: config.DeleteExpunge}}
 		c.State = config.State{Off: true}
-		g, err := newGateway(&c, log)
+		g, err := newGateway(&c, log, unlogged)
 		if errors.Is(err, syscall.EADDRINUSE) && attempts > 1 {
 			continue // somebody was faster
 		}

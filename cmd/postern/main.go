@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
+	"postern/cmd/internal/logsink"
 )
 
 // Exit codes.
@@ -39,7 +40,8 @@ type program struct {
 	drain context.Context // ends when postern is to end, as soon as is decent
 	cut   context.Context // ends when it is to end at once
 
-	began bool // the arguments were right, and a command began its work
+	began bool          // the arguments were right, and a command began its work
+	sink  *logsink.Sink // in front of err; nil without a log
 }
 
 // signals returns contexts that the first and the second SIGTERM or SIGINT end.
@@ -64,6 +66,15 @@ func (p *program) run(args []string) int {
 	root := p.command()
 	root.SetArgs(args)
 	command, err := root.ExecuteC()
+	code := p.report(command, err)
+	if p.sink != nil {
+		p.sink.Close(lastLines)
+	}
+	return code
+}
+
+// report says what is wrong, and returns the exit code for it.
+func (p *program) report(command *cobra.Command, err error) int {
 	if err == nil {
 		return exitFine
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
+	"postern/cmd/internal/logsink"
 	"postern/proxy"
 	"postern/proxy/admin"
 	"postern/proxy/auth"
@@ -51,7 +52,7 @@ func (p *program) serve(path string) error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(p.err, c.Log)
+	log := p.log(c.Log)
 	for _, w := range c.Warnings {
 		log.Warn("configuration", "file", w.File, "line", w.Line, "key", w.Key, "err", w.Text)
 	}
@@ -59,7 +60,7 @@ func (p *program) serve(path string) error {
 		log.Warn(withoutState)
 	}
 	defer outlast(syscall.SIGHUP, log)()
-	g, err := newGateway(c, log)
+	g, err := newGateway(c, log, p.sink.Dropped)
 	if err != nil {
 		return err
 	}
@@ -86,6 +87,20 @@ func outlast(s os.Signal, log *slog.Logger) (off func()) {
 	}
 }
 
+// lastLines is how long the end of the process waits for whoever reads the log.
+const lastLines = 2 * time.Second
+
+// log begins the log. From then on, standard error is written to by a sink: a
+// reader who stops reading, or goes away, must not stop any session.
+func (p *program) log(c config.Log) *slog.Logger {
+	signal.Ignore(syscall.SIGPIPE) // which ends a process that writes to a standard error without a reader
+	p.sink = logsink.New(p.err, func(w io.Writer, lines int) {
+		newLogger(w, c).Warn("log lines dropped", "lines", lines)
+	})
+	p.err = p.sink
+	return newLogger(p.err, c)
+}
+
 func newLogger(w io.Writer, c config.Log) *slog.Logger {
 	var level slog.Level
 	level.UnmarshalText([]byte(c.Level)) // checked by package config
@@ -110,10 +125,11 @@ type gateway struct {
 }
 
 // newGateway puts together what a configuration asks for, opens the state, and
-// binds every address, or none.
-func newGateway(c *config.Config, log *slog.Logger) (_ *gateway, err error) {
+// binds every address, or none. unlogged counts the lines that log lost.
+func newGateway(c *config.Config, log *slog.Logger, unlogged func() uint64) (_ *gateway, err error) {
 	version := readBuild().version
 	counts := metrics.New(version)
+	counts.LogDropped(unlogged)
 	g := &gateway{
 		log:     log,
 		status:  &status{version: version, began: time.Now()},

@@ -87,6 +87,10 @@ func (m *Metrics) Certificate(listener string, expires func() time.Time) {
 	certificate(m.registry, listener, expires)
 }
 
+// LogDropped adds the number of log lines that were lost, once. lines is called
+// in every scrape.
+func (m *Metrics) LogDropped(lines func() uint64) { logDropped(m.registry, lines) }
+
 // Upstream returns hooks that count the work of an upstream's adapter. name and
 // protocol are those of the configuration.
 func (m *Metrics) Upstream(name, protocol string) upstream.Hooks {

@@ -24,6 +24,7 @@ import (
 func full() (*Metrics, pop3.Hooks, upstream.Hooks) {
 	m := New("1.2.3")
 	m.Certificate(":995", func() time.Time { return time.Unix(2_000_000_000, 0) })
+	m.LogDropped(func() uint64 { return 7 })
 	m.Ledger("office")
 	m.Purged("office")
 	m.Listings("office", memory{})
@@ -167,6 +168,7 @@ func TestCounts(t *testing.T) {
 		`postern_tls_handshakes_total{listener=":995",version="1.3"} 1`,
 		`postern_tls_certificate_expiry_timestamp_seconds{listener=":995"} 2e+09`,
 		`postern_connections_refused_total{limit="address",listener=":995"} 1`,
+		`postern_log_lines_dropped_total 7`,
 		`postern_upstream_connections_open{protocol="imap",upstream="office"} 1`,
 		`postern_upstream_connections_opened_total{protocol="imap",upstream="office"} 2`,
 		`postern_upstream_connections_failed_total{kind="unavailable",protocol="imap",upstream="office"} 1`,

@@ -138,13 +138,21 @@ func newTable(r prometheus.Registerer) *table {
 	}
 }
 
-// certificate adds the one metric that is not told of but asked for.
+// certificate adds a metric that is not told of but asked for.
 func certificate(r prometheus.Registerer, listener string, expires func() time.Time) {
 	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        prefix + "tls_certificate_expiry_timestamp_seconds",
 		Help:        "When the listener's certificate ends to be valid.",
 		ConstLabels: prometheus.Labels{"listener": listener},
 	}, func() float64 { return float64(expires().Unix()) }))
+}
+
+// logDropped adds the number of log lines that nobody can read.
+func logDropped(r prometheus.Registerer, lines func() uint64) {
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: prefix + "log_lines_dropped_total",
+		Help: "Lines of the log that were lost because nobody took them in time.",
+	}, func() float64 { return float64(lines()) }))
 }
 
 // listen makes the series of a listener exist before their first event: a
