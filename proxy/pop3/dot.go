@@ -11,11 +11,10 @@ var nulStandIn = []byte{0x80}
 // alone, or the end of the message), a line that begins with a dot gets one
 // more (RFC 1939 section 3), and NUL becomes 0x80.
 type dotWriter struct {
-	w      *writer
-	octets int64 // of the message as the client will have it, so without the dots added
-	cut    bool  // end after the header, the empty line and so many lines more:
-	lines  int
-	full   bool // the cut is reached; the rest is not wanted
+	w     *writer
+	cut   bool // end after the header, the empty line and so many lines more:
+	lines int
+	full  bool // the cut is reached; the rest is not wanted
 
 	cr     bool // the last octet was a CR; its line end is not written yet
 	inLine bool // the current line holds something
@@ -92,11 +91,11 @@ func (d *dotWriter) text(p []byte) {
 		w.buf = append(w.buf, '.')
 	}
 	d.inLine = true
-	d.octets += int64(len(p))
 	for len(p) > 0 {
 		w.reserve(1)
 		n := min(len(p), cap(w.buf)-len(w.buf))
 		w.buf = append(w.buf, p[:n]...)
+		w.unsent.octets += int64(n)
 		p = p[n:]
 	}
 }
@@ -104,7 +103,7 @@ func (d *dotWriter) text(p []byte) {
 func (d *dotWriter) newline() {
 	d.w.reserve(2)
 	d.w.buf = append(d.w.buf, '\r', '\n')
-	d.octets += 2
+	d.w.unsent.octets += 2
 	switch {
 	case d.inBody:
 		d.lines--

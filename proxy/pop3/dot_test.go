@@ -184,8 +184,11 @@ func TestDotWriterCountsWhatTheClientGets(t *testing.T) {
 		if err := d.copy(strings.NewReader(sample.Raw)); err != nil {
 			t.Fatal(err)
 		}
-		if want := int64(len(normal(sample.Raw))); d.octets != want {
-			t.Errorf("%s: counted %d octets, want %d", sample.Name, d.octets, want)
+		if err := d.w.flush(); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := d.w.sent.octets, int64(len(normal(sample.Raw))); got != want {
+			t.Errorf("%s: counted %d octets, want %d", sample.Name, got, want)
 		}
 	}
 }

@@ -396,6 +396,26 @@ func TestRepliesGoOutTogether(t *testing.T) {
 	}
 }
 
+// TestOctetsAreThoseSent: what was taken back, because the upstream failed before
+// anything of it had left, does not count; half of a large message does.
+func TestOctetsAreThoseSent(t *testing.T) {
+	large := "Subject: large\r\n\r\n" + strings.Repeat(strings.Repeat("x", 98)+"\r\n", 1000)
+	g := newGateway(threeMessages[0], threeMessages[1], large)
+	g.box.Break(upstreamtest.Faults{Cut: map[int]int{1: 20, 2: 2*chunkOctets + 100}})
+	c := g.dial(t.Context(), t).logIn()
+	c.ask("RETR 2", "-ERR [SYS/TEMP] mail server is not available now")
+	c.ask("TOP 1 0", "+OK top of message follows", "Subject: one", "", ".")
+	c.send("RETR 3\r\n")
+	got := int64(len(c.rest()) - len(fmt.Sprintf("+OK %d octets\r\n", len(large))))
+	want := int64(len("Subject: one\r\n\r\n")) + got
+	if s := g.summary(t); s.Octets != want || s.Retrieved != 0 {
+		t.Errorf("counted %d octets and %d messages, want %d and none", s.Octets, s.Retrieved, want)
+	}
+	if got < chunkOctets {
+		t.Errorf("only %d octets of the large message came, want a chunk at least", got)
+	}
+}
+
 // TestIdleSessionHoldsNoChunk: memory is for sessions that do something.
 func TestIdleSessionHoldsNoChunk(t *testing.T) {
 	s := newSession(&Server{}, &countedConn{Conn: nopConn{}})

@@ -339,7 +339,7 @@ func (s *session) release() {
 // to.
 func (s *session) ended(greeted bool) {
 	s.summary.Took = time.Since(s.began)
-	s.summary.Retrieved = s.wire.out.sent
+	s.summary.Retrieved, s.summary.Octets = s.wire.out.sent.ends, s.wire.out.sent.octets
 	if hook := s.server.Hooks.Ended; hook != nil && greeted {
 		hook(s.summary)
 	}

@@ -50,11 +50,12 @@ func (m *marks) all() []int {
 // RFC 1939 section 5.
 func (s *session) message(arg string) (i int, err error) {
 	number, err := strconv.ParseUint(arg, 10, 31) // digits only, no sign
-	if err != nil || number == 0 {
+	tooHigh := errors.Is(err, strconv.ErrRange)
+	if err != nil && !tooHigh || number == 0 {
 		return 0, refusef("message number expected")
 	}
 	i = int(number) - 1
-	if i >= s.listing.Len() {
+	if tooHigh || i >= s.listing.Len() {
 		return 0, refusef("no such message, maildrop has %s", count(s.listing.Len(), "message"))
 	}
 	if s.marks.has(i) {
@@ -140,9 +141,9 @@ func (s *session) retr(ctx context.Context, arg string) (reply, error) {
 	}
 	rep := ok("%s", count(s.size(i), "octet"))
 	rep.body = func(w *writer) error {
-		err := s.sendMessage(&dotWriter{w: w}, r)
+		err := sendMessage(&dotWriter{w: w}, r)
 		if err == nil {
-			w.ends++
+			w.unsent.ends++
 			s.read.set(i, s.listing.Len())
 		}
 		return err
@@ -174,17 +175,15 @@ func (s *session) top(ctx context.Context, arg string) (reply, error) {
 	}
 	rep := ok("top of message follows")
 	rep.body = func(w *writer) error {
-		return s.sendMessage(&dotWriter{w: w, cut: true, lines: int(n)}, r)
+		return sendMessage(&dotWriter{w: w, cut: true, lines: int(n)}, r)
 	}
 	return rep, nil
 }
 
 // sendMessage streams a message, or the beginning of it.
-func (s *session) sendMessage(d *dotWriter, r io.ReadCloser) error {
+func sendMessage(d *dotWriter, r io.ReadCloser) error {
 	defer r.Close()
-	err := d.copy(r)
-	s.summary.Octets += d.octets
-	return err
+	return d.copy(r)
 }
 
 // dele marks a message to be removed when QUIT enters the UPDATE state.

@@ -34,7 +34,7 @@ func (s *session) quit(ctx context.Context, _ string) (reply, error) {
 // the network yet is sent first, since what the client cannot have is not
 // removed.
 func (s *session) canUpdate() error {
-	if out := &s.wire.out; out.ends > 0 && out.flush() != nil {
+	if out := &s.wire.out; out.unsent.ends > 0 && out.flush() != nil {
 		return out.err
 	}
 	if !s.wire.shield() {

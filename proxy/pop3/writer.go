@@ -18,9 +18,14 @@ type writer struct {
 	buf []byte // unsent; nil, or a chunk of the pool from its first octet on
 	err error  // of the write that failed; nothing is sent after it
 
-	flushes int
-	ends    int // messages whose end is unsent
-	sent    int // messages sent whole
+	flushes      int
+	unsent, sent tally // of what is in buf, and of what left it
+}
+
+// A tally counts what there is of messages.
+type tally struct {
+	ends   int   // of messages that RETR sends, and so messages whole once they are sent
+	octets int64 // of messages as the client has them, so without the dots added
 }
 
 // reserve makes room for n more octets in buf, so that they go out in one
@@ -47,7 +52,8 @@ func (w *writer) WriteString(text string) {
 func (w *writer) flush() error {
 	if w.err == nil && len(w.buf) > 0 {
 		if _, w.err = w.dst.Write(w.buf); w.err == nil {
-			w.sent += w.ends
+			w.sent.ends += w.unsent.ends
+			w.sent.octets += w.unsent.octets
 		}
 		w.flushes++
 	}
@@ -60,19 +66,22 @@ func (w *writer) discard() {
 	if cap(w.buf) == chunkOctets {
 		chunks.Put((*[chunkOctets]byte)(w.buf[:chunkOctets]))
 	}
-	w.buf, w.ends = nil, 0
+	w.buf, w.unsent = nil, tally{}
 }
 
 // A mark is a place between two replies.
-type mark struct{ flushes, octets int }
+type mark struct {
+	flushes, octets int
+	unsent          tally
+}
 
-func (w *writer) mark() mark { return mark{w.flushes, len(w.buf)} }
+func (w *writer) mark() mark { return mark{w.flushes, len(w.buf), w.unsent} }
 
 // rollback takes back what was written since m, if none of it was sent.
 func (w *writer) rollback(m mark) bool {
 	if w.flushes != m.flushes {
 		return false
 	}
-	w.buf = w.buf[:m.octets]
+	w.buf, w.unsent = w.buf[:m.octets], m.unsent
 	return true
 }
