@@ -140,7 +140,9 @@ func TestUndelete(t *testing.T) {
 				if got := k.in(t, k.trash) + k.in(t, k.archive); got != 0 {
 					t.Errorf("%d messages in trash and archive, want none", got)
 				}
-				sameMessages(t, d.download(), before)
+				now := d.download()
+				sameMessages(t, now, before)
+				downloadsAgain(t, now, before, 2, 0) // or the client would not show them
 				if code, _, errors := runHere("", undelete...); code != exitFailed || !strings.Contains(errors, "nothing of ann can be brought back") {
 					t.Errorf("the second time: exit code %d, %s", code, errors)
 				}
