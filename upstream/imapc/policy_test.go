@@ -1,10 +1,13 @@
 package imapc
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"postern/upstream"
@@ -243,13 +246,14 @@ func TestSpecialUse(t *testing.T) {
 		"not there":           {"MOVE", "", "* LIST (\\Trash \\Noselect) \"/\" A\r\n* LIST (\\NonExistent \\Trash) \"/\" B", ""},
 		"somebody else's": {"MOVE", "", "* LIST (\\Trash) \".\" Other.alice.Trash\r\n* LIST (\\Trash) \".\" INBOX.Trash\r\n" +
 			"* LIST (\\Trash) \".\" INBOX.Uralt", "INBOX.Trash"},
-		"quoted":         {"MOVE", "", `* LIST (\Trash) "/" "a \"b\" \\c" ("CHILDINFO" ("SUBSCRIBED"))`, `a \"b\" \\c`},
-		"literal":        {"MOVE", "", "* LIST (\\Trash) \"/\" {5}\r\nTrash", ""},
-		"8-bit delimit.": {"MOVE", "", `* LIST (\Trash) "\\" Trash`, "Trash"},
-		"malformed":      {"MOVE", "", "* LIST\r\n* LIST (\\Trash\r\n* LIST (\\Trash) \"/\"\r\n* LIST (\\Trash) \"/\" \"a", ""},
-		"control":        {"MOVE", "", "* LIST (\\Trash) \"/\" \"a\x01b\"", ""},
-		"too long":       {"MOVE", "", "* LIST (\\Trash) \"/\" " + strings.Repeat("x", 600), ""},
-		"itself":         {"MOVE", "", `* LIST (\Trash) "/" inbox`, ""},
+		"quoted":    {"MOVE", "", `* LIST (\Trash) "/" "a \"b\" \\c" ("CHILDINFO" ("SUBSCRIBED"))`, `a \"b\" \\c`},
+		"literal":   {"MOVE", "", "* LIST (\\Trash) \"/\" {5}\r\nTrash", ""},
+		"flat":      {"MOVE", "", "* LIST (\\Trash) NIL B\r\n* LIST (\\Trash) NIL A", "A"},
+		"delimiter": {"MOVE", "", `* LIST (\Trash) "\\" Trash`, "Trash"},
+		"malformed": {"MOVE", "", "* LIST\r\n* LIST (\\Trash\r\n* LIST (\\Trash) \"/\"\r\n* LIST (\\Trash) \"/\" \"a", ""},
+		"control":   {"MOVE", "", "* LIST (\\Trash) \"/\" \"a\x01b\"", ""},
+		"too long":  {"MOVE", "", "* LIST (\\Trash) \"/\" " + strings.Repeat("x", 600), ""},
+		"itself":    {"MOVE", "", `* LIST (\Trash) "/" inbox`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fake) {
@@ -328,6 +332,7 @@ func TestArchive(t *testing.T) {
 		"configured":       {"Old/POP3", []string{"Old.POP3", ""}, nil, "Old.POP3", ""},
 		"created":          {"Old/Grün & Co", nil, []string{`CREATE "Old.Gr&APw-n &- Co"`}, "Old.Gr&APw-n &- Co", ""},
 		"copied, created":  {"Old", nil, []string{`CREATE "Old"`}, "Old", "IMAP4rev1 UIDPLUS"},
+		"rev2 alone":       {"Grün", []string{"Grün", ""}, nil, "Grün", "IMAP4rev2"},
 		"Gmail's All Mail": {"", []string{"[Gmail]/All Mail", `\All`}, nil, "[Gmail]/All Mail", "IMAP4rev1 UIDPLUS MOVE X-GM-EXT-1"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -412,6 +417,55 @@ func TestPoliciesThatCannotBe(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
 		f.caps, f.options.Policy = "IMAP4rev1 MOVE", upstream.Policy{Delete: upstream.DeleteArchive, Folder: "a\x01b"}
 		wantRemoved(t, f, f.list(), []int{0}, 0, upstream.ErrRejected, 3, 5, 6, 9)
+	})
+}
+
+// The mailbox is another one after the first chunk: ErrChanged would say that
+// nothing was removed.
+func TestChangeAfterTheFirstChunk(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		j := f.journal()
+		f.messages = nil
+		var all []int
+		for i := range 400 {
+			f.messages = append(f.messages, fakeMessage{uid: uint32(i + 1), raw: "x: y\r\n"})
+			all = append(all, i)
+		}
+		d := f.list()
+		expunges := 0
+		f.fault = func(c *fakeConn, command string) bool {
+			if strings.HasPrefix(command, "UID EXPUNGE") {
+				expunges++
+			}
+			if expunges < 2 || f.uidValidity == "78" {
+				return false
+			}
+			f.uidValidity = "78"
+			return drop(c)
+		}
+		n, err := d.Remove(t.Context(), all)
+		if errors.Is(err, upstream.ErrChanged) || !errors.Is(err, upstream.ErrUnavailable) || n != d.listing.Len()-28 || len(j.removed[1]) != n {
+			t.Errorf("removed %d, %v; noted %d", n, err, len(j.removed[1]))
+		}
+		j.wantPending()
+	})
+}
+
+// Close ends a removal that waits to connect again.
+func TestCloseEndsRemoval(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		d := f.list()
+		f.fault = func(c *fakeConn, command string) bool {
+			return (strings.HasPrefix(command, "UID STORE") || command == "SELECT \"INBOX\"" && c.n > 1) && drop(c)
+		}
+		result := make(chan error)
+		go func() {
+			_, err := d.Remove(t.Context(), []int{0})
+			result <- err
+		}()
+		synctest.Wait()
+		d.Close()
+		wantError(t, "remove", <-result, upstream.ErrUnavailable)
 	})
 }
 
@@ -652,7 +706,10 @@ func TestMarkSeen(t *testing.T) {
 			t.Error("UID 5 was marked")
 		}
 		f.readOnly = true
-		wantError(t, "read-only", f.list().MarkSeen(t.Context(), []int{1}), upstream.ErrRejected)
+		d = f.list()
+		wantError(t, "read-only", d.MarkSeen(t.Context(), []int{1}), upstream.ErrRejected)
+		d.Close()
+		wantError(t, "closed", d.MarkSeen(t.Context(), []int{1}), net.ErrClosed)
 	})
 }
 

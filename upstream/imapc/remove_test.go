@@ -80,6 +80,17 @@ func TestMailboxWithoutLastingUIDsIsReadOnly(t *testing.T) {
 	}
 }
 
+// A UIDVALIDITY that is no number is none that could be compared later.
+func TestMalformedUIDValidity(t *testing.T) {
+	for _, value := range []string{"x", "4294967296", "-1"} {
+		bubble(t, func(t *testing.T, f *fake) {
+			f.uidValidity = value
+			_, err := f.upstream().Open(t.Context(), f.account())
+			wantError(t, value, err, upstream.ErrUnavailable)
+		})
+	}
+}
+
 // U30: where the library would copy, flag and EXPUNGE instead of MOVE, nothing
 // is sent at all. checkWire looks for COPY, MOVE and EXPUNGE in every test.
 func TestMoveFallbackIsNeverUsed(t *testing.T) {
@@ -229,12 +240,13 @@ func TestRemoveSparesWhatOthersFlagged(t *testing.T) {
 // to be removed and of which 3 is still there.
 func TestSearchAnswers(t *testing.T) {
 	for answer, removed := range map[string]int{
-		"* SEARCH 3":                                        1,
-		"* search 3 (MODSEQ 17)":                            1,
-		"* SEARCH 3 9":                                      1,
-		"* SEARCH\r\n* SEARCH 3":                            1,
-		"* 4 EXISTS":                                        1, // no answer: the messages are asked for
-		`* ESEARCH (TAG "x") UID ALL 3`:                     1,
+		"* SEARCH 3":                    1,
+		"* search 3 (MODSEQ 17)":        1,
+		"* SEARCH 3 9":                  1,
+		"* SEARCH\r\n* SEARCH 3":        1,
+		"* ":                            1,
+		"* 4 EXISTS":                    1, // no answer: the messages are asked for
+		`* ESEARCH (TAG "x") UID ALL 3`: 1,
 		`* ESEARCH (TAG "x") UID COUNT 1 ALL 1:4`:           1,
 		`* ESEARCH UID ALL 9,3`:                             1, // ESEARCH without TAG
 		`* ESEARCH (TAG "x") ALL 1:4294967295`:              1, // ESEARCH without UID: sequence numbers
@@ -267,6 +279,27 @@ func TestSearchAnswers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Neither SEARCH nor FETCH tells: it is not known.
+func TestNoAnswerAtAll(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		d := f.list()
+		expunged := false
+		f.fault = func(c *fakeConn, command string) bool {
+			expunged = expunged || strings.HasPrefix(command, "UID EXPUNGE")
+			switch {
+			case strings.HasPrefix(command, "UID SEARCH"):
+				c.ok("done")
+			case expunged && strings.HasPrefix(command, "UID FETCH"):
+				c.say("%s NO not now", c.tag)
+			default:
+				return false
+			}
+			return true
+		}
+		wantRemoved(t, f, d, []int{0}, 0, upstream.ErrUnavailable, 5, 6, 9)
+	})
 }
 
 func TestMalformedSearchIsNotAnEmptyOne(t *testing.T) {

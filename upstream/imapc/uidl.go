@@ -49,11 +49,11 @@ var ownUIDL = UIDL{[]uidlPart{{number: 'v', base: 10}, {text: ".", number: 'u', 
 // cyrus-uid, courier, courier-1, uw), or a template in the language of
 // Dovecot's pop3_uidl_format. Empty means postern's own.
 //
-// In a template %u is the UID and %v the UIDVALIDITY, or in full %{uid} and
-// %{uidvalidity}. Between the percent sign and the letter stand, in this order,
-// a width beginning with 0 to pad with zeros, and X for hexadecimal, L and U for
-// lower and upper case, R for the other way round. Dovecot 2.4 writes these as
-// %{uid | hex(8) | upper}. Two percent signs are one.
+// In a template %u is the UID and %v the UIDVALIDITY. Between the percent sign
+// and the letter stand, in this order, a width beginning with 0 to pad with
+// zeros, and X for hexadecimal, L and U for lower and upper case, R for the
+// other way round. Dovecot 2.4 writes %{uid | hex(8) | upper}, which is read
+// too. Two percent signs are one.
 func ParseUIDL(form string) (UIDL, error) {
 	if form == "" {
 		return UIDL{}, nil
