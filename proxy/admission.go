@@ -40,7 +40,7 @@ func newAdmission(max, maxPerAddress int) *admission {
 		max = 10_000
 	}
 	if maxPerAddress == 0 {
-		maxPerAddress = 20
+		maxPerAddress = 100
 	}
 	return &admission{max: max, maxPerAddress: maxPerAddress, strangers: list.New(), addresses: make(map[netip.Prefix]int)}
 }

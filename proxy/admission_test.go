@@ -69,6 +69,29 @@ func TestPerAddress(t *testing.T) {
 	})
 }
 
+// A crowd behind one address gets in, all at once, with the limits that hold
+// unless they are set.
+func TestCrowdFromOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told refusals
+		s, p := pipe(t, Options{Authenticator: doorman{}, Refused: told.note})
+		var crowd []*client
+		for range 64 {
+			crowd = append(crowd, p.dial(t, "192.0.2.1"))
+		}
+		for _, c := range crowd {
+			c.expect("+OK")
+		}
+		if open, strangers := s.Connections(); open != 64 || strangers != 64 {
+			t.Errorf("got %d open and %d strangers, want 64 of each", open, strangers)
+		}
+		for i, c := range crowd {
+			c.login(fmt.Sprint("user", i))
+		}
+		told.want(t)
+	})
+}
+
 // When every place is taken, those who have not logged in make room, the oldest
 // first; those who have are never touched.
 func TestTotal(t *testing.T) {

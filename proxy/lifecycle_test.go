@@ -244,7 +244,7 @@ func TestSlowloris(t *testing.T) {
 		}})
 		began := time.Now()
 		var clients sync.WaitGroup
-		for range 20 {
+		for range 100 {
 			c := p.dial(t, "192.0.2.66")
 			c.expect("+OK")
 			clients.Go(func() {

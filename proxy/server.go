@@ -80,8 +80,8 @@ type Options struct {
 	MaxConnections int
 
 	// MaxPerAddress bounds the connections from one client address, or one
-	// IPv6 /64, that are not logged in; 0 means 20. Devices behind one NAT
-	// address are many, but each logs in at once.
+	// IPv6 /64, that are not logged in; 0 means 100. Devices behind one NAT
+	// address are many, and in the morning they all come at once.
 	MaxPerAddress int
 
 	Log *slog.Logger // nil discards

@@ -155,7 +155,7 @@ func Default() Config {
 		Log: Log{Level: "info", Format: "text"},
 		Limits: Limits{
 			Connections:           10_000,
-			ConnectionsPerAddress: 20,
+			ConnectionsPerAddress: 100,
 			LoginTimeout:          time.Minute,
 			IdleTimeout:           10 * time.Minute,
 			WriteTimeout:          time.Minute,
