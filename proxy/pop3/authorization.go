@@ -52,6 +52,10 @@ func (s *session) logIn(ctx context.Context, mechanism, user, password string) (
 	if hook := s.server.Hooks.Login; hook != nil {
 		hook(loginResult(err), took)
 	}
+	if errors.Is(err, errDraining) {
+		s.lost(err)
+		return reply{}, errSilent
+	}
 	if err != nil {
 		s.loginRefused(ctx, user, err)
 		return reply{}, err
@@ -68,10 +72,20 @@ func loginResult(err error) string {
 }
 
 // open authenticates and takes the listing that the session lives on. No
-// client waits longer for that than it may be idle itself.
+// client waits longer for that than it may be idle itself, and no drain waits
+// for a login: the client would be turned away after it. Credentials that were
+// found to be wrong are told of as ever.
 func (s *session) open(ctx context.Context, c Credentials) error {
-	ctx, cancel := context.WithTimeout(ctx, s.limits.Idle)
-	defer cancel()
+	ctx, done := s.wire.untilDrain(ctx, s.limits.Idle)
+	defer done()
+	err := s.openMaildrop(ctx, c)
+	if err != nil && context.Cause(ctx) == errDraining && !errors.Is(err, upstream.ErrAuth) {
+		return errDraining
+	}
+	return err
+}
+
+func (s *session) openMaildrop(ctx context.Context, c Credentials) error {
 	login, err := s.server.Authenticator.Authenticate(ctx, c)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"postern/upstream"
 	"postern/upstream/upstreamtest"
 )
 
@@ -84,6 +85,65 @@ func TestDrainInsideTLS(t *testing.T) {
 	c.hear(farewell)
 	c.closed()
 	g.endedBy(t, "drain")
+}
+
+// TestDrainGivesUpLogins: neither a throttled login nor a slow listing is waited
+// for, and what was opened is closed. A password that turns out to be wrong in
+// that moment is refused as ever.
+func TestDrainGivesUpLogins(t *testing.T) {
+	for _, held := range []string{"authenticate", "list"} {
+		for _, password := range []string{testPassword, "wrong"} {
+			if held == "list" && password == "wrong" {
+				continue // never gets there
+			}
+			t.Run(held+" with "+password, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					g, drain := drainable(threeMessages...)
+					hold := func(ctx context.Context, call string) {
+						if call == held {
+							<-ctx.Done()
+						}
+					}
+					g.box.Break(upstreamtest.Faults{Wait: hold})
+					g.Authenticator = slowly{g.Authenticator, hold}
+					c := g.dial(t.Context(), t)
+					c.hear("+OK POP3 server ready")
+					c.ask("USER bob", "+OK send the password")
+					c.send("PASS " + password + "\r\n")
+					synctest.Wait()
+					began := time.Now()
+					drain()
+					if password == "wrong" {
+						c.hear("-ERR [AUTH] wrong user name or password")
+					}
+					c.hear(farewell)
+					c.closed()
+					if took := time.Since(began); took != 0 {
+						t.Errorf("closed after %v, want at once", took)
+					}
+					g.holds(t, threeMessages...)
+					g.endedBy(t, "drain")
+					if log := g.log.String(); strings.Contains(log, "login refused") != (password == "wrong") {
+						t.Errorf("the log tells of a refused login, or does not, with the password %s:\n%s", password, log)
+					}
+				})
+			})
+		}
+	}
+}
+
+// slowly is an Authenticator that is held up, as by a throttle.
+type slowly struct {
+	Authenticator
+	hold func(ctx context.Context, call string)
+}
+
+func (a slowly) Authenticate(ctx context.Context, c Credentials) (Login, error) {
+	a.hold(ctx, "authenticate")
+	if c.Password.Reveal() == "wrong" {
+		return Login{}, upstream.ErrAuth // known before the wait, as a throttle's is
+	}
+	return a.Authenticator.Authenticate(ctx, c)
 }
 
 // TestDrainGivesUpHandshakes: a client that never ends its own holds nothing up.

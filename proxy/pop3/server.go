@@ -50,8 +50,9 @@ type Server struct {
 	LoginDelay time.Duration
 
 	// Draining, once closed, ends every session as soon as it waits for a
-	// command: it is told so, and nothing is removed. A session in the UPDATE
-	// state finishes. Nil never drains.
+	// command: it is told so, and nothing is removed. A login or TLS handshake
+	// under way is given up; a session in the UPDATE state finishes. Nil never
+	// drains.
 	Draining <-chan struct{}
 
 	drain drain

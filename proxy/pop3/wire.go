@@ -27,8 +27,8 @@ type wire struct {
 	writeLimit time.Duration // for a chunk
 
 	mu       sync.Mutex
-	waiting  bool               // for a line
-	giveUp   context.CancelFunc // ends the handshake under way; nil without one
+	waiting  bool                    // for a line
+	giveUp   context.CancelCauseFunc // ends the handshake or login under way; nil without one
 	draining bool
 	isCut    bool
 	shielded bool // from being cut
@@ -95,9 +95,8 @@ func (w *wire) wait(deadline time.Time) error {
 	return w.conn.SetReadDeadline(deadline)
 }
 
-// drain makes readLine return errDraining as soon as it has to wait. A
-// handshake is not waited for: a client that never ends it would hold up the
-// drain for as long as it may take.
+// drain makes readLine return errDraining as soon as it has to wait. What runs
+// within untilDrain is not waited for.
 func (w *wire) drain() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -106,7 +105,27 @@ func (w *wire) drain() {
 		w.conn.SetReadDeadline(time.Unix(1, 0))
 	}
 	if w.giveUp != nil {
-		w.giveUp()
+		w.giveUp(errDraining)
+	}
+}
+
+// untilDrain returns a context that ends by itself after limit, and with the
+// cause errDraining as soon as the drain begins. done frees it.
+func (w *wire) untilDrain(ctx context.Context, limit time.Duration) (_ context.Context, done func()) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.giveUp = giveUp
+	if w.draining {
+		giveUp(errDraining)
+	}
+	return ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.giveUp = nil
+		cancel()
+		giveUp(nil)
 	}
 }
 
@@ -160,22 +179,14 @@ type tlsConn interface {
 	ConnectionState() tls.ConnectionState
 }
 
-// handshake lets a TLS client in within limit, or gives up when draining.
+// handshake lets a TLS client in within limit, or gives up when draining: a
+// client that never ends it would hold that up for as long as it may take.
 func (w *wire) handshake(ctx context.Context, conn tlsConn, limit time.Duration) error {
-	ctx, giveUp := context.WithTimeout(ctx, limit)
-	defer giveUp()
-	w.mu.Lock()
-	w.giveUp = giveUp
-	if w.draining {
-		giveUp()
-	}
-	w.mu.Unlock()
+	ctx, done := w.untilDrain(ctx, limit)
+	defer done()
 	err := conn.HandshakeContext(ctx)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.giveUp = nil
-	if w.draining && errors.Is(err, context.Canceled) {
-		err = errDraining
+	if err != nil && context.Cause(ctx) == errDraining {
+		return errDraining
 	}
 	return err
 }
