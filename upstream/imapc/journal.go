@@ -1,9 +1,11 @@
 package imapc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -81,6 +83,7 @@ func (r *removal) open() (open []entry) {
 			open = append(open, e)
 		}
 	}
+	slices.SortFunc(open, func(a, b entry) int { return cmp.Compare(a.uid, b.uid) })
 	return open
 }
 

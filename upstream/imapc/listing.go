@@ -76,20 +76,25 @@ func (l *listing) AppendUIDL(dst []byte, i int) []byte {
 // sizes asks for the messages of a set that are there, and their sizes.
 func (c *conn) sizes(ctx context.Context, set string) (map[uint32]int64, error) {
 	found := make(map[uint32]int64)
-	s, err := c.ask(ctx, c.searched(), "UID FETCH "+set+" (UID RFC822.SIZE)", func(line []byte) error {
+	q := newSizes(set, found)
+	if err := c.askAll(ctx, q); err != nil {
+		return nil, c.lost("look at messages", err)
+	}
+	if q.status.kind != "OK" {
+		return nil, refused("look at messages", q.status, upstream.ErrUnavailable)
+	}
+	return found, nil
+}
+
+// newSizes makes the command that asks for them.
+func newSizes(set string, found map[uint32]int64) *query {
+	return newQuery("UID FETCH "+set+" (UID RFC822.SIZE)", func(line []byte) error {
 		uid, size, err := parseSize(line)
 		if uid != 0 && size >= 0 {
 			found[uid] = size
 		}
 		return err
 	})
-	switch {
-	case err != nil:
-		return nil, c.lost("look at messages", err)
-	case s.kind != "OK":
-		return nil, refused("look at messages", s, upstream.ErrUnavailable)
-	}
-	return found, nil
 }
 
 // numbered splits "* 12 EXISTS" and its like.

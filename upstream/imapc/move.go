@@ -50,33 +50,83 @@ func notIn(uids []uint32, kept map[uint32]upstream.Place) (some []uint32) {
 // MOVE (RFC 4315 section 3, RFC 6851 section 4.3). What a refused COPY says of
 // copies does not count; a refused MOVE may have moved some.
 func (c *conn) transfer(ctx context.Context, verb string, uids []uint32, to string, kept map[uint32]upstream.Place) (refusal, err error) {
-	told := make(map[uint32]upstream.Place)
-	learn := func(code, arg string) {
-		if code == "COPYUID" {
-			parseCopyUID(arg, to, told)
-		}
+	t := newTransfer(verb, uids, to)
+	if err := c.askAll(ctx, t.query); err != nil {
+		return nil, c.lost("move", err)
 	}
-	s, err := c.ask(ctx, c.searched(), "UID "+verb+" "+uidSet(uids)+" "+quote(to), func(line []byte) error {
+	if t.status.kind == "OK" || verb == "MOVE" {
+		t.learn(uids, kept)
+	}
+	if t.status.kind != "OK" {
+		return &noMove{t.status}, nil
+	}
+	return nil, nil
+}
+
+// A transferring is UID MOVE or UID COPY on its way, and what the server told.
+type transferring struct {
+	*query
+	to   string
+	told map[uint32]upstream.Place
+}
+
+func newTransfer(verb string, uids []uint32, to string) *transferring {
+	t := &transferring{to: to, told: make(map[uint32]upstream.Place)}
+	t.query = newQuery("UID "+verb+" "+uidSet(uids)+" "+quote(to), func(line []byte) error {
 		if s, ok := parseStatus(line); ok && s.code == "COPYUID" {
-			learn(s.code, codeArgument(line))
+			parseCopyUID(codeArgument(line), to, t.told)
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, c.lost("move", err)
+	return t
+}
+
+// learn notes in kept where those messages are that are named in the answer.
+func (t *transferring) learn(uids []uint32, kept map[uint32]upstream.Place) {
+	if t.status.code == "COPYUID" {
+		parseCopyUID(t.status.arg, t.to, t.told)
 	}
-	learn(s.code, s.arg)
-	if s.kind == "OK" || verb == "MOVE" {
-		for _, uid := range uids {
-			if place, ok := told[uid]; ok {
-				kept[uid] = place
-			}
+	for _, uid := range uids {
+		if place, ok := t.told[uid]; ok {
+			kept[uid] = place
 		}
 	}
-	if s.kind != "OK" {
-		return &noMove{s}, nil
+}
+
+// move moves the messages of some chunks. Where the mailbox to move them to has
+// to be created, those that were refused are moved after that.
+func (r *removal) move(ctx context.Context, c *conn, chunks []*chunk) error {
+	lost := r.moveAll(ctx, c, chunks)
+	var again []*chunk
+	for _, k := range chunks {
+		if r.mayCreate(c, k.refusal) {
+			again = append(again, k)
+			k.again()
+		}
 	}
-	return nil, nil
+	if lost != nil || len(again) == 0 {
+		return lost
+	}
+	refusal, err := r.create(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, k := range again {
+		k.refusal = refusal
+	}
+	return r.moveAll(ctx, c, again)
+}
+
+func (r *removal) moveAll(ctx context.Context, c *conn, chunks []*chunk) error {
+	moves := make(map[*chunk]*transferring)
+	lost := c.take(ctx, chunks, func(k *chunk) *query {
+		moves[k] = newTransfer("MOVE", k.uids, r.to)
+		return moves[k].query
+	}, func(s status) error { return &noMove{s} })
+	for k, t := range moves {
+		t.learn(k.uids, r.kept)
+	}
+	return lost
 }
 
 // A noMove is a refusal of MOVE or COPY.

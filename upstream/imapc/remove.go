@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/emersion/go-imap/v2"
-
 	"postern/upstream"
 )
 
@@ -38,7 +36,7 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, removeTime)
 	defer cancel()
-	r := removal{d: d, sent: make(map[uint32]bool), kept: make(map[uint32]upstream.Place)}
+	r := removal{d: d, width: maxChunks, sent: make(map[uint32]bool), kept: make(map[uint32]upstream.Place)}
 	for _, i := range messages {
 		if err := d.Removable(i); err != nil {
 			r.fail(err)
@@ -77,6 +75,7 @@ type removal struct {
 	intent int64  // in the journal, 0 before it is written
 	way    way    // that the journal tells
 	todo   []entry
+	width  int   // chunks that are removed together; fewer after a lost connection, which may be the reason
 	gone   int   // messages that were seen to be gone
 	err    error // the first reason why one is not
 
@@ -94,15 +93,19 @@ func (r *removal) fail(err error) {
 	}
 }
 
-// run removes chunk after chunk.
+// run removes group after group.
 func (r *removal) run(ctx context.Context) {
 	wait := retryAfter
 	for try := 1; len(r.todo) > 0; {
-		err := r.chunk(ctx)
+		left := len(r.todo)
+		err := r.next(ctx)
+		if len(r.todo) < left {
+			try = 1
+		}
 		r.changed = errors.Is(err, upstream.ErrChanged)
 		switch {
 		case err == nil:
-			try = 1
+			r.width = min(2*r.width, maxChunks)
 			continue
 		case r.changed && r.gone > 0:
 			// ErrChanged would say that nothing was removed.
@@ -112,6 +115,7 @@ func (r *removal) run(ctx context.Context) {
 			r.fail(err)
 			return
 		}
+		r.width = 1
 		r.d.u.o.Log.Info("removal interrupted", "account", r.d.account.User, "err", err)
 		select {
 		case <-ctx.Done():
@@ -127,10 +131,10 @@ func (r *removal) run(ctx context.Context) {
 	}
 }
 
-// chunk removes the first messages of todo. An error means that the connection
-// was lost, or that there is none to go on with: todo is as it was. Whatever
-// else goes wrong concerns the chunk alone.
-func (r *removal) chunk(ctx context.Context) error {
+// next removes the first messages of todo. An error means that the connection
+// was lost, or that there is none to go on with: what was not settled before
+// stays in todo. Whatever else goes wrong concerns a chunk alone.
+func (r *removal) next(ctx context.Context) error {
 	c, err := r.d.connection(ctx) // checks UIDVALIDITY
 	if err != nil {
 		return err
@@ -147,71 +151,102 @@ func (r *removal) chunk(ctx context.Context) error {
 	if err := r.begin(ctx, w); err != nil {
 		return err
 	}
-	some := r.todo[:min(len(r.todo), c.chunkSize())]
-	seen, failure := r.remove(ctx, c, w, some)
-	if failure != nil && c.g.broken() != nil {
-		return failure
-	}
-	if failure != nil {
-		r.fail(failure)
-	}
-	if !seen {
-		r.unseen = append(r.unseen, some...)
-	}
-	r.todo = r.todo[len(some):]
-	return nil
+	chunks := r.group(c, w)
+	err = r.remove(ctx, c, w, chunks)
+	r.settle(chunks)
+	return err
 }
 
-// chunkSize is how many UIDs fit on a command line for certain: 4 KiB, or 1000
-// octets for an old server (RFC 7162 section 4, RFC 2683 section 3.2.1.5).
-func (c *conn) chunkSize() int {
-	const longestUID = len("4294967295,")
-	if c.caps.Has(imap.CapCondStore) || c.caps.Has(imap.CapIMAP4rev2) {
-		return 4096 / longestUID
+// group divides the first messages of todo.
+func (r *removal) group(c *conn, w way) (chunks []*chunk) {
+	width := 1
+	if w == byExpunge || w == byMove {
+		width = r.width
 	}
-	return 940 / longestUID
+	for messages := range slices.Chunk(r.todo, c.chunkSize()) {
+		chunks = append(chunks, &chunk{messages: messages})
+		if len(chunks) == width {
+			break
+		}
+	}
+	return chunks
 }
 
-// remove removes messages and counts those that it saw to be gone; err is nil
-// if that is all of them. seen tells whether it could look.
-func (r *removal) remove(ctx context.Context, c *conn, w way, some []entry) (seen bool, err error) {
-	uids, absent, err := c.unchanged(ctx, some)
-	if err != nil {
-		return false, err
+// settle takes the chunks that are over from todo, and notes what became of
+// their messages.
+func (r *removal) settle(chunks []*chunk) {
+	var todo []entry
+	of := 0
+	for _, k := range chunks {
+		of += len(k.messages)
+		switch {
+		case !k.over:
+			todo = append(todo, k.messages...)
+			continue
+		case k.unseen != nil:
+			r.unseen = append(r.unseen, k.messages...)
+		default:
+			r.count(k)
+		}
+		if err := k.err(); err != nil {
+			r.fail(err)
+		}
 	}
-	if others := len(some) - len(absent) - len(uids); others > 0 {
-		err = fmt.Errorf("%d messages are not those that were listed: %w", others, upstream.ErrRejected)
+	r.todo = append(todo, r.todo[of:]...)
+}
+
+// remove removes the messages of some chunks, as far as they are what was
+// listed. err means that the connection was lost: then not all chunks are over.
+func (r *removal) remove(ctx context.Context, c *conn, w way, chunks []*chunk) error {
+	if err := c.recheck(ctx, chunks); err != nil {
+		return err
 	}
-	if len(uids) == 0 {
-		r.count(some, absent)
-		return true, err
+	var there []*chunk
+	for _, k := range chunks {
+		if k.over {
+			continue
+		}
+		there = append(there, k)
+		for _, uid := range k.uids {
+			r.sent[uid] = true
+		}
 	}
-	refusal, lost := r.act(ctx, c, w, uids)
-	if lost != nil {
-		return false, lost
+	if len(there) == 0 {
+		return nil
 	}
-	left, unknown := r.left(ctx, c, w, uids)
-	if unknown != nil {
-		return false, unknown
+	switch w {
+	case byExpunge:
+		return c.expunge(ctx, there)
+	case byMove:
+		return r.move(ctx, c, there)
 	}
-	r.count(some, append(absent, without(uids, left)...))
-	switch {
-	case len(left) > 0 && refusal != nil:
-		err = refusal
-	case len(left) > 0:
-		err = fmt.Errorf("%d messages are still there: %w", len(left), upstream.ErrUnavailable)
+	return r.one(ctx, c, w, there[0])
+}
+
+// one removes the messages of one chunk, by a way on which each answer decides
+// what is sent next.
+func (r *removal) one(ctx context.Context, c *conn, w way, k *chunk) (err error) {
+	var left []uint32
+	if k.refusal, err = r.act(ctx, c, w, k.uids); err == nil {
+		left, err = r.left(ctx, c, w, k.uids)
 	}
-	return true, err
+	return c.conclude(k, left, err)
 }
 
 // unchanged returns the UIDs of those messages that are what was listed, and of
-// those that are gone already. The rest are not what was listed: a message of
-// another size is another message, whatever its UID.
+// those that are gone already.
 func (c *conn) unchanged(ctx context.Context, some []entry) (uids, absent []uint32, err error) {
 	found, err := c.sizes(ctx, uidSet(uidsOf(some)))
 	if err != nil {
 		return nil, nil, err
 	}
+	uids, absent = c.compare(some, found)
+	return uids, absent, nil
+}
+
+// compare does so by the sizes that were found. The rest are not what was
+// listed: a message of another size is another message, whatever its UID.
+func (c *conn) compare(some []entry, found map[uint32]int64) (uids, absent []uint32) {
 	for _, e := range some {
 		switch size, there := found[e.uid]; {
 		case !there:
@@ -222,13 +257,13 @@ func (c *conn) unchanged(ctx context.Context, some []entry) (uids, absent []uint
 			c.o.Log.Warn("another message under the same UID", "uid", e.uid, "listed", e.size, "found", size)
 		}
 	}
-	return uids, absent, nil
+	return uids, absent
 }
 
-// count notes which messages of some are gone.
-func (r *removal) count(some []entry, gone []uint32) {
-	for _, e := range some {
-		if !slices.Contains(gone, e.uid) {
+// count notes which messages of a chunk are gone.
+func (r *removal) count(k *chunk) {
+	for _, e := range k.messages {
+		if !slices.Contains(k.gone, e.uid) {
 			continue
 		}
 		r.gone++
@@ -251,27 +286,32 @@ func (u *Upstream) removal(uidValidity uint32, e entry, kept upstream.Place) ups
 // act removes exactly the messages named. refusal is the server's NO or BAD;
 // err means that the connection was lost.
 func (r *removal) act(ctx context.Context, c *conn, w way, uids []uint32) (refusal, err error) {
-	for _, uid := range uids {
-		r.sent[uid] = true
-	}
 	switch w {
-	case byExpunge:
-		return c.flagAndExpunge(ctx, uidSet(uids))
 	case byExpungeAlone:
 		return c.expungeAlone(ctx, uids)
 	case byFlag:
 		return c.tell(ctx, flagCommand(uidSet(uids)))
 	}
 	refusal, err = c.moveAway(ctx, w, uids, r.to, r.kept)
-	no, ok := errors.AsType[*noMove](refusal)
-	if !ok || no.s.code != "TRYCREATE" || !c.configuredFolder() || r.created {
+	if err != nil || !r.mayCreate(c, refusal) {
 		return refusal, err
 	}
-	r.created = true
-	if refusal, err = c.tell(ctx, "CREATE "+quote(r.to)); refusal != nil || err != nil {
+	if refusal, err = r.create(ctx, c); refusal != nil || err != nil {
 		return refusal, err
 	}
 	return c.moveAway(ctx, w, uids, r.to, r.kept)
+}
+
+// mayCreate tells whether messages were refused for want of a mailbox that is
+// to be created, which is tried once.
+func (r *removal) mayCreate(c *conn, refusal error) bool {
+	no, ok := errors.AsType[*noMove](refusal)
+	return ok && no.s.code == "TRYCREATE" && c.configuredFolder() && !r.created
+}
+
+func (r *removal) create(ctx context.Context, c *conn) (refusal, err error) {
+	r.created = true
+	return c.tell(ctx, "CREATE "+quote(r.to))
 }
 
 // left returns the messages that were not removed. Their presence decides, not

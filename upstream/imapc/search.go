@@ -14,30 +14,48 @@ import (
 // empty. No news is not an answer: answered is false then.
 func (c *conn) find(ctx context.Context, uids []uint32, criteria string) (found []uint32, answered bool, err error) {
 	ranges, answered, err := c.search(ctx, "UID "+uidSet(uids)+criteria)
+	return within(uids, ranges), answered, err
+}
+
+// within returns those of the messages that are in one of the ranges.
+func within(uids []uint32, ranges []uidRange) (some []uint32) {
 	for _, uid := range uids {
 		if slices.ContainsFunc(ranges, func(r uidRange) bool { return r.first <= uid && uid <= r.last }) {
-			found = append(found, uid)
+			some = append(some, uid)
 		}
 	}
-	return found, answered, err
+	return some
 }
 
 // search returns the UIDs that meet the criteria.
 func (c *conn) search(ctx context.Context, criteria string) (found []uidRange, answered bool, err error) {
-	s, err := c.ask(ctx, c.searched(), "UID SEARCH "+criteria, func(line []byte) error {
+	s := newSearching(criteria, &found)
+	if err := c.askAll(ctx, s.query); err != nil {
+		return nil, false, c.lost("search", err)
+	}
+	if s.status.kind != "OK" {
+		return nil, false, refused("search", s.status, upstream.ErrUnavailable)
+	}
+	return found, s.answered, nil
+}
+
+// A searching is a search on its way.
+type searching struct {
+	*query
+	answered bool
+}
+
+// newSearching makes a search that adds what it finds to found.
+func newSearching(criteria string, found *[]uidRange) *searching {
+	s := &searching{}
+	s.query = newQuery("UID SEARCH "+criteria, func(line []byte) error {
 		ranges, ok, err := parseSearch(line)
 		if ok {
-			found, answered = append(found, ranges...), true
+			*found, s.answered = append(*found, ranges...), true
 		}
 		return err
 	})
-	switch {
-	case err != nil:
-		return nil, false, c.lost("search", err)
-	case s.kind != "OK":
-		return nil, false, refused("search", s, upstream.ErrUnavailable)
-	}
-	return found, answered, nil
+	return s
 }
 
 // present returns those of the messages that are there.
