@@ -62,8 +62,15 @@ func (m *Mailbox) Take(t testing.TB, raw string) {
 // Messages implements upstreamtest.Mailbox.
 func (m *Mailbox) Messages(t testing.TB) []string {
 	t.Helper()
+	return m.In(t, "INBOX")
+}
+
+// In returns what a folder holds, oldest first.
+func (m *Mailbox) In(t testing.TB, folder string) []string {
+	t.Helper()
+	m.do(t, "SELECT "+folder)
 	all := []string{}
-	for _, r := range m.Do(t, "UID FETCH 1:* (UID BODY.PEEK[])") {
+	for _, r := range m.do(t, "UID FETCH 1:* (UID BODY.PEEK[])") {
 		all = append(all, r.Literals...)
 	}
 	return all
