@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -149,7 +150,8 @@ func TestDrainRunsOut(t *testing.T) {
 				<-ctx.Done() // an upstream that does not answer
 			}
 		}}}
-		s, p := pipe(t, Options{Authenticator: door})
+		var log strings.Builder
+		s, p := pipe(t, Options{Authenticator: door, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		c := p.dial(t, "127.0.0.1")
 		c.expect("+OK")
 		c.login("ann")
@@ -163,13 +165,56 @@ func TestDrainRunsOut(t *testing.T) {
 		if took := time.Since(began); took < 30*time.Second || took > 30*time.Second+cutGrace {
 			t.Errorf("shutdown took %v, want 30 s and at most %v more", took, cutGrace)
 		}
-		if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "1 sessions cut") {
-			t.Errorf("shutdown: got error %v, want one session cut", err)
+		if err != nil {
+			t.Errorf("shutdown: got error %v, want none: nothing was left undone", err)
+		}
+		synctest.Wait()
+		if want := `level=WARN msg="sessions cut off in the shutdown" sessions=1 `; !strings.Contains(log.String(), want) {
+			t.Errorf("the log lacks %s:\n%s", want, log.String())
 		}
 		if _, ok := calls.Load("remove"); ok {
 			t.Error("a session that was cut removed something")
 		}
 	})
+}
+
+// A removal that does not end in time is what an operator must know of. It ends
+// in the background, as long as the process lives.
+func TestDrainRunsOutInUpdate(t *testing.T) {
+	for n, want := range map[int]string{1: "1 removal not finished", 2: "2 removals not finished"} {
+		synctest.Test(t, func(t *testing.T) {
+			finish := make(chan struct{})
+			door := doorman{faults: upstreamtest.Faults{Wait: func(_ context.Context, call string) {
+				if call == "remove" {
+					<-finish
+				}
+			}}}
+			var log strings.Builder
+			s, p := pipe(t, Options{Authenticator: door, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			var updating []*client
+			for i := range n {
+				c := p.dial(t, "127.0.0.1")
+				c.expect("+OK")
+				c.login(fmt.Sprint("user", i))
+				c.say("DELE 1", "+OK")
+				io.WriteString(c, "QUIT\r\n")
+				updating = append(updating, c)
+			}
+			synctest.Wait()
+			err := <-shutdown(s, 30*time.Second)
+			if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), want) {
+				t.Errorf("shutdown: got error %v, want %s", err, want)
+			}
+			if strings.Contains(log.String(), "cut off") {
+				t.Errorf("the log tells of sessions cut off, where there was none:\n%s", log.String())
+			}
+			close(finish)
+			for _, c := range updating {
+				c.expect("+OK")
+				c.ended()
+			}
+		})
+	}
 }
 
 func TestShutdownBeforeServe(t *testing.T) {

@@ -298,8 +298,9 @@ const cutGrace = time.Second
 
 // Shutdown accepts no more, tells sessions to end when they next wait for a
 // command, and waits for them. When ctx ends first, the others are cut off
-// without having removed anything, except that one in the UPDATE state is left
-// to finish in the background; the error then says how many there were.
+// without having removed anything, and the log tells how many. One that is
+// removing messages then goes on in the background; the only error is that
+// there are such sessions, and wraps the one of ctx.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.drain.Do(func() {
 		s.starting.Lock()
@@ -321,10 +322,29 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	open, _ := s.Connections()
+	if n := open - s.removing(); n > 0 {
+		s.log.Warn("sessions cut off in the shutdown", "sessions", n, "err", ctx.Err())
+	}
 	s.cut()
 	select {
 	case <-over:
 	case <-time.After(cutGrace):
 	}
-	return fmt.Errorf("%d sessions cut: %w", open, ctx.Err())
+	switch n := s.removing(); n {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("1 removal not finished: %w", ctx.Err())
+	default:
+		return fmt.Errorf("%d removals not finished: %w", n, ctx.Err())
+	}
+}
+
+// removing is how many sessions are removing messages.
+func (s *Server) removing() int {
+	n := 0
+	for _, l := range s.listeners {
+		n += l.pop3.Removing()
+	}
+	return n
 }

@@ -355,8 +355,39 @@ func TestSecondSignalDoesNotWait(t *testing.T) {
 	if code := p.end(t); code != exitFailed {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	if !strings.Contains(p.output(), "1 sessions cut") {
-		t.Errorf("it does not say that a session was cut:\n%s", p.output())
+	if !strings.Contains(p.output(), "1 removal not finished") {
+		t.Errorf("it does not say that a removal is not finished:\n%s", p.output())
+	}
+}
+
+// TestSlowClientDoesNotFailTheShutdown: a client that takes its message slowly is
+// cut off when the time for the drain is over. Nothing is lost by that, so that
+// the exit code is that of any other end.
+func TestSlowClientDoesNotFailTheShutdown(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "ann", "a", 0)
+	large := []byte(upstreamtest.Letter(0, 32<<20)) // more than the kernel holds for a client
+	if _, err := server.users["ann"].Append("INBOX", bytesLiteral{bytes.NewReader(large)}, &imap.AppendOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p := spawn(t, "serve", "-c", writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+upstreams: {office: {protocol: imap, address: %q, tls: off}}
+routes: [{user: "*", upstream: office}]
+shutdown_timeout: 1s
+`, server.address))
+	c := dialPOP(t, p.addresses(t)[0], nil)
+	c.login("ann", "a", "+OK")
+	c.say("RETR 1", "+OK")
+	p.Process.Signal(syscall.SIGTERM)
+	if code := p.end(t); code != exitFine {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	for _, want := range []string{`level=WARN msg="sessions cut off in the shutdown" sessions=1 `, "shut down"} {
+		if !strings.Contains(p.output(), want) {
+			t.Errorf("the log lacks %s:\n%s", want, p.output())
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"postern/upstream"
@@ -55,8 +56,13 @@ type Server struct {
 	// drains.
 	Draining <-chan struct{}
 
-	drain drain
+	drain    drain
+	removing atomic.Int32 // sessions
 }
+
+// Removing returns how many sessions are removing messages now: those that the
+// end of their context does not cut off.
+func (s *Server) Removing() int { return int(s.removing.Load()) }
 
 // Limits bound what one client may cost. A zero field means the default.
 type Limits struct {

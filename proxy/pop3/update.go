@@ -77,6 +77,8 @@ func (s *session) remove(ctx context.Context) (reply, error) {
 	if s.marks.n == 0 {
 		return ok("bye"), nil
 	}
+	s.server.removing.Add(1)
+	defer s.server.removing.Add(-1)
 	marked := s.marks.all()
 	removed, err := s.login.Remove(ctx, marked)
 	removed = min(max(removed, 0), len(marked))
