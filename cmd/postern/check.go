@@ -18,7 +18,8 @@ func (p *program) checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check a configuration, and what it leads to",
 		Long: `Check a configuration file: every mistake is reported with its line, and what was
-understood is printed.
+understood is printed. Whether the state can be written is tried, so run this as
+the user that postern runs as.
 
 With --connect, also log in at the upstream where the route of --user leads, and
 explain what is found there. Nothing is changed in the mailbox. The password is
@@ -42,7 +43,7 @@ asked for on the terminal, unless --password-file says where it is.`,
 }
 
 func (p *program) check(path string, login login) error {
-	c, err := load(path)
+	c, err := loaded(config.Check(path, checkUIDL))
 	if err != nil {
 		return err
 	}

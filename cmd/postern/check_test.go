@@ -36,7 +36,7 @@ upstreams:
   pinned: {protocol: jmap, url: "https://jmap.example.org/jmap", fingerprint: %[3]q}
   looked-up: {protocol: jmap, domain: example.org, credentials: bearer}
   spare: {protocol: jmap, url: "http://jmap.example.org/jmap", plain_http: true}
-state: {path: /var/lib/postern, removals_kept: 36h}
+state: {path: state, removals_kept: 36h}
 routes:
   - {user: "*@example.org", upstream: office, delete: archive, archive_folder: Old/POP3, uidl: dovecot}
   - {user: "*@example.net", upstream: private, mark_seen: true, require_retr: true, grace: 12h}
@@ -49,7 +49,11 @@ routes:
 		t.Errorf("exit code %d and %q on standard error, want 0 and nothing", code, err)
 	}
 	out = strings.ReplaceAll(out, filepath.Dir(certificate), "/etc/postern/tls")
+	out = strings.ReplaceAll(out, filepath.Join(filepath.Dir(path), "state"), "/var/lib/postern")
 	golden(t, "check.txt", strings.ReplaceAll(out, path, "postern.yaml"))
+	if _, err := os.Stat(filepath.Join(filepath.Dir(path), "state")); !os.IsNotExist(err) {
+		t.Errorf("check left the state directory behind: %v", err)
+	}
 }
 
 // checkAgainst runs check --connect with an upstream of these lines.

@@ -147,7 +147,10 @@ type configError struct{ error }
 func (e configError) Unwrap() error { return e.error }
 
 func load(path string) (*config.Config, error) {
-	c, err := config.Load(path, checkUIDL)
+	return loaded(config.Load(path, checkUIDL))
+}
+
+func loaded(c *config.Config, err error) (*config.Config, error) {
 	if err != nil {
 		return nil, configError{err}
 	}

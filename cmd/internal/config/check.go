@@ -9,7 +9,9 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -286,12 +288,59 @@ func (l Listener) checkFiles(d *decoder, path string) {
 // readNamed reads the file that the value at path names.
 func readNamed(d *decoder, path, name string) ([]byte, bool) {
 	content, err := readFile(name)
-	var pathError *fs.PathError
-	if errors.As(err, &pathError) {
-		err = pathError.Err // the name is said already
-	}
 	if err != nil {
-		d.fault(path, "cannot read %s: %v", name, err)
+		d.fault(path, "cannot read %s: %v", name, cause(err))
 	}
 	return content, err == nil
+}
+
+// tryState looks whether the directory of the state can be made, or written to.
+func (c *Config) tryState(d *decoder) {
+	if c.State.Off || c.State.Path == "" || d.blamed("state") || d.blamed("state.path") {
+		return
+	}
+	existing, err := nearest(c.State.Path)
+	if err == nil {
+		err = tryWriting(existing)
+	}
+	switch {
+	case err == nil:
+	case existing == c.State.Path:
+		d.fault("state.path", "cannot write to %s: %v; it has to belong to the user that postern runs as", c.State.Path, cause(err))
+	default:
+		d.fault("state.path", "cannot make %s: %s: %v; make it, and give it to the user that postern runs as", c.State.Path, existing, cause(err))
+	}
+}
+
+// nearest returns the directory itself if it is there, or else the one of those
+// above it that is there.
+func nearest(dir string) (string, error) {
+	for {
+		info, err := os.Stat(dir)
+		switch {
+		case err == nil && !info.IsDir():
+			return dir, syscall.ENOTDIR
+		case err == nil || !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir:
+			return dir, err
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// tryWriting makes a file and takes it away: permissions alone do not tell of a
+// file system that is full or read-only.
+func tryWriting(dir string) error {
+	f, err := os.CreateTemp(dir, ".postern-check-")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// cause is an error without the name of the file that it is about.
+func cause(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
 }

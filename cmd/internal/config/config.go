@@ -185,6 +185,16 @@ const maxFileSize = 4 << 20
 // checkUIDL tells what is wrong with a UIDL template. The error is Faults, or
 // what prevents the file from being read.
 func Load(path string, checkUIDL func(template string) error) (*Config, error) {
+	return load(path, checkUIDL, func(*Config, *decoder) {})
+}
+
+// Check does what Load does, and tries whether this process may write where the
+// state is to be. It leaves nothing there.
+func Check(path string, checkUIDL func(template string) error) (*Config, error) {
+	return load(path, checkUIDL, (*Config).tryState)
+}
+
+func load(path string, checkUIDL func(template string) error, further func(*Config, *decoder)) (*Config, error) {
 	text, err := readFile(path)
 	if err != nil {
 		return nil, err
@@ -192,6 +202,7 @@ func Load(path string, checkUIDL func(template string) error) (*Config, error) {
 	c, d := parse(path, text, os.LookupEnv, checkUIDL)
 	c.resolve(filepath.Dir(path))
 	c.checkFiles(d)
+	further(c, d)
 	if err := d.done(c); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -108,5 +109,52 @@ func TestUnreadableConfigs(t *testing.T) {
 		if c, err := Load(path, anyUIDL); err == nil || c != nil {
 			t.Errorf("%s: %v, %v; want an error", name, c, err)
 		}
+	}
+}
+
+// Check tells whether the state can be written, and leaves nothing behind; Load
+// does not ask, since other users' commands need not write there.
+func TestStateIsTriedByCheckOnly(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "notes.txt", "")
+	if err := os.MkdirAll(filepath.Join(dir, "there"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "closed"), 0o500); err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string]string{
+		"there":        "",
+		"new":          "",
+		"new/and/more": "",
+		"notes.txt":    "postern.yaml:5: state.path: cannot write to DIR/notes.txt: not a directory; it has to belong to the user that postern runs as",
+		"notes.txt/in": "postern.yaml:5: state.path: cannot write to DIR/notes.txt/in: not a directory; it has to belong to the user that postern runs as",
+	}
+	if os.Geteuid() != 0 { // whom no permission stops
+		cases["closed"] = "postern.yaml:5: state.path: cannot write to DIR/closed: permission denied; it has to belong to the user that postern runs as"
+		cases["closed/in"] = "postern.yaml:5: state.path: cannot make DIR/closed/in: DIR/closed: permission denied; make it, and give it to the user that postern runs as"
+	}
+	for state, want := range cases {
+		path := write(t, dir, "postern.yaml", `
+listeners: [{address: "127.0.0.1:1110"}]
+upstreams: {office: {protocol: imap, address: "imap.example.org:993"}}
+routes: [{user: "*", upstream: office}]
+state: {path: `+state+`}
+`)
+		if _, err := Load(path, anyUIDL); err != nil {
+			t.Errorf("%s: Load: %v", state, err)
+		}
+		got := ""
+		if _, err := Check(path, anyUIDL); err != nil {
+			got = strings.ReplaceAll(strings.TrimPrefix(err.Error(), dir+"/"), dir, "DIR")
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", state, got, want)
+		}
+	}
+	left := 0
+	filepath.WalkDir(dir, func(string, fs.DirEntry, error) error { left++; return nil })
+	if left != 5 { // dir, postern.yaml, notes.txt, there, closed
+		t.Errorf("%d files and directories afterwards, want the 5 from before", left)
 	}
 }
