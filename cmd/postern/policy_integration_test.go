@@ -276,6 +276,32 @@ func TestRequireRetr(t *testing.T) {
 	})
 }
 
+// TestRequireRetrAfterImport: what the old server delivered counts, if the
+// import says so.
+func TestRequireRetrAfterImport(t *testing.T) {
+	t.Parallel()
+	s := dovecot.Start(t)
+	for _, test := range []struct {
+		flag, answer string
+	}{
+		{"--delivered", "+OK"},
+		{"--delivered=false", "-ERR [SYS/PERM]"},
+	} {
+		user := newUser()
+		deliver(t, s.AddUser(t, user, "secret"), letters(0, 3))
+		d := deploy(t, imapAt(s.IMAP), "require_retr: true")
+		out := postern(t, "uidl", "import", "--config", d.config, "--user", user, "--pop3", s.POP3, "--pop3-tls", "off",
+			"--password-file", passwordFile(t), test.flag)
+		if out != "3 of 3 unique-ids imported.\n" {
+			t.Errorf("the import says %q", out)
+		}
+		c := dialPOP(t, d.pop, nil)
+		c.login(user, "secret", "+OK")
+		c.say("DELE 2", test.answer)
+		c.quit()
+	}
+}
+
 // retrieve reads a message.
 func (c popClient) retrieve(number int) {
 	c.t.Helper()

@@ -349,6 +349,42 @@ func TestRenumberedMailbox(t *testing.T) {
 	}
 }
 
+// TestMessagesComeBack: a person moves some away, and later back, where they
+// get other UIDs.
+func TestMessagesComeBack(t *testing.T) {
+	t.Parallel()
+	d, c := dovecot.Start(t), cyrus.Start(t)
+	for _, test := range []struct {
+		name     string
+		accounts func(t testing.TB) account
+		imap     string // where the person does that
+		upstream string
+		away     int // of 60
+	}{
+		{"AllByIMAP", dovecotAccounts(d), d.IMAP, imapAt(d.IMAP), 60},
+		{"SomeByIMAPWithEMAILID", cyrusAccounts(c), c.IMAP, imapAt(c.IMAP), 3},
+		{"SomeByJMAP", cyrusAccounts(c), c.IMAP, jmapAt(c), 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			a := test.accounts(t)
+			deliver(t, a, letters(0, 60))
+			d := deploy(t, test.upstream, "")
+			known := maildrop(t, d.pop, a.user, a.password)
+			person := newOtherClient(t, test.imap, a.user)
+			person.do("CREATE Elsewhere")
+			person.do("SELECT INBOX")
+			person.do(fmt.Sprintf("MOVE 1:%d Elsewhere", test.away))
+			if n := len(maildrop(t, d.pop, a.user, a.password)); n != 60-test.away {
+				t.Errorf("%d messages, want %d", n, 60-test.away)
+			}
+			person.do("SELECT Elsewhere")
+			person.do("MOVE 1:* INBOX")
+			downloadsAgain(t, maildrop(t, d.pop, a.user, a.password), known, 0, 0)
+		})
+	}
+}
+
 // TestChurnIsRefused: messages that cannot be told are not shown as new ones,
 // until the operator says so, and then once.
 func TestChurnIsRefused(t *testing.T) {
