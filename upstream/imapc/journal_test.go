@@ -18,7 +18,7 @@ import (
 
 // A fakeJournal is an upstream.Journal that outlives the sessions of a test.
 type fakeJournal struct {
-	f *fake
+	f *fake // nil on a real server
 
 	mu      sync.Mutex
 	last    int64
@@ -32,13 +32,18 @@ type fakeJournal struct {
 
 // journal gives the fake a journal, and allows what resuming it sends.
 func (f *fake) journal() *fakeJournal {
-	j := &fakeJournal{f: f, removed: map[int64][]upstream.Removal{}}
-	f.options.Journal = j
+	j := newJournal()
+	j.f, f.options.Journal = f, j
 	return j
 }
 
+func newJournal() *fakeJournal { return &fakeJournal{removed: map[int64][]upstream.Removal{}} }
+
 func (j *fakeJournal) Begin(_ context.Context, intent upstream.Intent) (int64, error) {
-	sent := len(j.f.sent(""))
+	sent := 0
+	if j.f != nil {
+		sent = len(j.f.sent(""))
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.noBegin != nil {
@@ -76,15 +81,20 @@ func (j *fakeJournal) Pending(_ context.Context, account string) (found []upstre
 	return found, j.noPending
 }
 
-// names are those of all messages that the journal says were removed.
-func (j *fakeJournal) names() []string {
+// all returns what the journal says was removed.
+func (j *fakeJournal) all() (removed []upstream.Removal) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	names := []string{}
 	for _, i := range j.begun {
-		for _, r := range j.removed[i.ID] {
-			names = append(names, r.Name)
-		}
+		removed = append(removed, j.removed[i.ID]...)
+	}
+	return removed
+}
+
+func (j *fakeJournal) names() []string {
+	names := []string{}
+	for _, r := range j.all() {
+		names = append(names, r.Name)
 	}
 	slices.Sort(names)
 	return names

@@ -30,12 +30,8 @@ func wantUIDs(t *testing.T, what string, got []uint32, want ...uint32) {
 
 // keptAt returns where the journal says that messages are kept, in order.
 func keptAt(j *fakeJournal) (places []string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, i := range j.begun {
-		for _, r := range j.removed[i.ID] {
-			places = append(places, fmt.Sprintf("%s>%s.%s.%s", r.Name, r.Kept.Mailbox, r.Kept.Validity, r.Kept.Name))
-		}
+	for _, r := range j.all() {
+		places = append(places, fmt.Sprintf("%s>%s.%s.%s", r.Name, r.Kept.Mailbox, r.Kept.Validity, r.Kept.Name))
 	}
 	return places
 }

@@ -1,11 +1,9 @@
 package imapc
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,42 +13,11 @@ import (
 	"postern/upstream/upstreamtest/dovecot"
 )
 
-// A realJournal is a journal in memory, as a store without a disk would be.
-type realJournal struct {
-	mu      sync.Mutex
-	pending []upstream.Intent
-	removed []upstream.Removal
-	last    int64
-}
-
-func (j *realJournal) Begin(_ context.Context, i upstream.Intent) (int64, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.last++
-	i.ID, i.At = j.last, time.Now()
-	j.pending = append(j.pending, i)
-	return i.ID, nil
-}
-
-func (j *realJournal) End(_ context.Context, id int64, removed []upstream.Removal) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.pending = slices.DeleteFunc(j.pending, func(i upstream.Intent) bool { return i.ID == id })
-	j.removed = append(j.removed, removed...)
-	return nil
-}
-
-func (j *realJournal) Pending(context.Context, string) ([]upstream.Intent, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return slices.Clone(j.pending), nil
-}
-
 // A service is a real server with an account that holds five letters.
 type service struct {
 	address string
 	account upstream.Account
-	journal *realJournal
+	journal *fakeJournal
 	in      func(t *testing.T, folder string) []string // messages
 	raw     []string                                   // delivered
 }
@@ -71,7 +38,7 @@ const specialUse = `namespace inbox {
 func onDovecot(t *testing.T, config ...string) *service {
 	server := dovecot.Start(t, config...)
 	mailbox := server.AddUser(t, "bob", "secret")
-	s := &service{address: server.IMAP, account: mailbox.Account(), journal: &realJournal{}}
+	s := &service{address: server.IMAP, account: mailbox.Account(), journal: newJournal()}
 	for i := range 5 {
 		s.raw = append(s.raw, upstreamtest.Letter(i, 400))
 		mailbox.Deliver(t, s.raw[i])
@@ -86,7 +53,7 @@ func onDovecot(t *testing.T, config ...string) *service {
 func onCyrus(t *testing.T, config ...string) *service {
 	server := cyrus.Start(t, config...)
 	mailbox := server.AddUser(t, "bob", "secret")
-	s := &service{address: server.IMAP, account: mailbox.Account(), journal: &realJournal{}}
+	s := &service{address: server.IMAP, account: mailbox.Account(), journal: newJournal()}
 	for i := range 5 {
 		s.raw = append(s.raw, upstreamtest.Letter(i, 400))
 		mailbox.Deliver(t, s.raw[i])
@@ -162,7 +129,7 @@ func TestKeptMessagesOnRealServers(t *testing.T) {
 			s.wantIn(t, "INBOX", 2, 4)
 			s.wantIn(t, c.folder, 0, 1, 3)
 
-			kept := s.journal.removed
+			kept := s.journal.all()
 			if len(kept) != 3 || kept[0].Kept.Name == "" || kept[0].Size != int64(len(s.raw[0])) {
 				t.Fatalf("noted: %+v", kept)
 			}
@@ -206,9 +173,9 @@ func TestFlagOnRealServers(t *testing.T) {
 			t.Error(err)
 		}
 		keeper := d.(upstream.Keeper)
-		done, err := keeper.Restore(t.Context(), s.journal.removed[:1])
+		done, err := keeper.Restore(t.Context(), s.journal.all()[:1])
 		wantDone(t, "restore", done, err, nil, true)
-		done, err = keeper.Purge(t.Context(), s.journal.removed)
+		done, err = keeper.Purge(t.Context(), s.journal.all())
 		wantDone(t, "purge, one taken back", done, err, nil, true, true)
 		s.wantIn(t, "INBOX", 0, 1, 3, 4)
 	})
@@ -261,7 +228,7 @@ func TestResumeOnRealServers(t *testing.T) {
 		}
 		s.wantIn(t, "INBOX", 1, 2, 4)
 		var names []string
-		for _, m := range s.journal.removed {
+		for _, m := range s.journal.all() {
 			names = append(names, m.Name)
 		}
 		if want := []string{fmt.Sprint(todo[0].uid), fmt.Sprint(todo[2].uid)}; len(s.journal.pending) > 0 || !slices.Equal(names, want) {
