@@ -2,7 +2,7 @@
 FUZZTIME ?= 10s
 CONFIG ?= config.yaml
 
-.PHONY: build test soak race memory fuzz lint check demo run clean
+.PHONY: build test soak race memory bench fuzz lint check demo run clean
 
 build:
 	go build -o bin/postern ./cmd/postern
@@ -26,6 +26,10 @@ race:
 # Measures resident memory: idle sessions, one large message.
 memory:
 	POSTERN_MEMORY=1 go test -count 1 -v -run TestMemory ./cmd/postern
+
+# Compares postern with what it stands in front of, all in one run (Linux).
+bench:
+	go run ./cmd/popbench compare
 
 fuzz:
 	.ci/fuzz $(FUZZTIME)
