@@ -1,0 +1,287 @@
+package imapc
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/upstream"
+)
+
+const small = 85 // messages of a chunk where the server has no CONDSTORE
+
+// crowd gives the fake so many messages, in chunks of small.
+func (f *fake) crowd(n int) (all []int) {
+	f.caps = "IMAP4rev1 UIDPLUS MOVE"
+	f.messages = nil
+	for i := range n {
+		f.messages = append(f.messages, fakeMessage{uid: uint32(i + 1), raw: "x: y\r\n"})
+		all = append(all, i)
+	}
+	return all
+}
+
+// onNth answers the nth command that begins with prefix by a fault.
+func onNth(n int, prefix string, fault func(c *fakeConn, command string) bool) func(*fakeConn, string) bool {
+	return func(c *fakeConn, command string) bool {
+		if strings.HasPrefix(command, prefix) {
+			n--
+		}
+		return n == 0 && strings.HasPrefix(command, prefix) && fault(c, command)
+	}
+}
+
+func refuseIt(c *fakeConn, _ string) bool { c.say("%s NO no", c.tag); return true }
+
+// However many chunks there are, up to a group, a removal takes three round
+// trips, and a move two: what depends on an answer is all that waits.
+func TestRemovalTakesFewRoundTrips(t *testing.T) {
+	for _, c := range []struct {
+		policy   upstream.Delete
+		n, trips int
+	}{
+		{upstream.DeleteExpunge, 1, 3},
+		{upstream.DeleteExpunge, small * maxChunks, 3},
+		{upstream.DeleteExpunge, small*maxChunks + 1, 6},
+		{upstream.DeleteTrash, small * maxChunks, 1 + 2}, // LIST comes first
+	} {
+		t.Run(fmt.Sprint(c.policy, c.n), func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fake) {
+				all := f.crowd(c.n)
+				f.options.Policy.Delete = c.policy
+				f.addBox("Trash", `\Trash`)
+				f.code = "[CAPABILITY " + f.caps + "] " // or the library would ask at a time of its own
+				f.delay = 20 * time.Millisecond
+				d := f.list()
+				began := time.Now()
+				if n, err := d.Remove(t.Context(), all); n != c.n || err != nil {
+					t.Errorf("removed %d, %v", n, err)
+				}
+				if took, want := time.Since(began), time.Duration(c.trips)*f.delay; took != want {
+					t.Errorf("took %v, want %v", took, want)
+				}
+			})
+		})
+	}
+}
+
+var expungeSteps = []string{"UID FETCH", "UID STORE", "UID EXPUNGE", "UID SEARCH"}
+
+// eachStep runs a test for each command of a removal in the first, the middle
+// and the last chunk of three.
+func eachStep(t *testing.T, test func(t *testing.T, f *fake, step string, chunk int)) {
+	for _, c := range []struct {
+		policy upstream.Delete
+		steps  []string
+	}{
+		{upstream.DeleteExpunge, expungeSteps},
+		{upstream.DeleteTrash, []string{"UID FETCH", "UID MOVE", "UID SEARCH"}},
+	} {
+		for _, step := range c.steps {
+			for chunk := 1; chunk <= 3; chunk++ {
+				t.Run(fmt.Sprint(c.policy, " ", step, chunk), func(t *testing.T) {
+					bubble(t, func(t *testing.T, f *fake) {
+						f.options.Policy.Delete = c.policy
+						f.addBox("Trash", `\Trash`)
+						test(t, f, step, chunk)
+					})
+				})
+			}
+		}
+	}
+}
+
+// U27, U28, in every chunk of a step.
+func TestLostConnectionInAnyChunk(t *testing.T) {
+	for _, done := range []bool{false, true} {
+		eachStep(t, func(t *testing.T, f *fake, step string, chunk int) {
+			j := f.journal()
+			all := f.crowd(3*small + 1)
+			d := f.list()
+			f.fault = onNth(chunk, step, func(c *fakeConn, command string) bool {
+				if done { // the server did it, its answer is lost
+					(&fakeConn{Conn: nowhere(), f: f}).do(command)
+				}
+				return drop(c)
+			})
+			wantRemoved(t, f, d, all[:3*small], 3*small, nil, 3*small+1)
+			if f.connections != 2 || len(j.names()) != 3*small {
+				t.Errorf("%d connections, want 2; %d noted, want %d", f.connections, len(j.names()), 3*small)
+			}
+			j.wantPending()
+		})
+	}
+}
+
+// The server does not come back: what it was seen to have removed counts, and
+// what it may have removed is looked for at the next login.
+func TestServerLostInAnyChunk(t *testing.T) {
+	eachStep(t, func(t *testing.T, f *fake, step string, chunk int) {
+		j := f.journal()
+		all := f.crowd(3 * small)
+		d := f.list()
+		dead := false
+		lose := onNth(chunk, step, func(c *fakeConn, _ string) bool { dead = true; return true })
+		f.fault = func(c *fakeConn, command string) bool { return (dead || lose(c, command)) && drop(c) }
+		n, err := d.Remove(t.Context(), all)
+		want := 0
+		if step != "UID FETCH" && step != "UID STORE" {
+			want = (chunk - 1) * small
+		}
+		if n != want || !errors.Is(err, upstream.ErrUnavailable) || len(j.names()) != want {
+			t.Errorf("removed %d, %v, noted %d; want %d", n, err, len(j.names()), want)
+		}
+		for part := range slices.Chunk(all, small) {
+			f.resumable = append(f.resumable, fmt.Sprintf("%d:%d", part[0]+1, part[len(part)-1]+1))
+		}
+		f.fault = nil
+		f.open()
+		j.wantPending()
+		if gone := 3*small - len(f.uids()); len(j.names()) != gone {
+			t.Errorf("%d noted, %d are gone", len(j.names()), gone)
+		}
+	})
+}
+
+// U26: what the server refuses to do for one chunk is done for the others. A
+// chunk that was not flagged is not expunged: others may have flagged it.
+func TestRefusalInAnyChunk(t *testing.T) {
+	eachStep(t, func(t *testing.T, f *fake, step string, chunk int) {
+		all := f.crowd(3 * small)
+		f.change(uint32((chunk-1)*small+1), func(m *fakeMessage) { m.deleted = true }) // by another client
+		d := f.list()
+		f.fault = onNth(chunk, step, refuseIt)
+		n, err := d.Remove(t.Context(), all)
+		left := small
+		if step == "UID SEARCH" {
+			left = 0 // but that is not known
+		}
+		if n != 2*small || !errors.Is(err, upstream.ErrUnavailable) || len(f.uids()) != left {
+			t.Errorf("removed %d, %v, %d left; want %d and %d", n, err, len(f.uids()), 2*small, left)
+		}
+		if left > 0 && f.uids()[0] != uint32((chunk-1)*small+1) {
+			t.Errorf("left is UID %d and after", f.uids()[0])
+		}
+		if want := 2; step == "UID FETCH" || step == "UID STORE" {
+			got := len(f.sent("UID EXPUNGE")) + len(f.sent("UID MOVE"))
+			if got != want {
+				t.Errorf("%d chunks removed, want %d", got, want)
+			}
+		}
+	})
+}
+
+// U32, beyond the first chunk.
+func TestAnotherMessageInAnyChunk(t *testing.T) {
+	eachStep(t, func(t *testing.T, f *fake, step string, chunk int) {
+		all := f.crowd(3 * small)
+		d := f.list()
+		uid := uint32(chunk * small)
+		f.change(uid, func(m *fakeMessage) { m.raw = "another: message\r\n" })
+		wantRemoved(t, f, d, all, 3*small-1, upstream.ErrRejected, uid)
+	})
+}
+
+// A server may answer a command amid the answers to others, if it thinks that
+// this makes no difference: RFC 9051 section 5.5. No message counts as gone for
+// that.
+func TestAnswersOutOfOrder(t *testing.T) {
+	for _, step := range []string{"UID FETCH", "UID SEARCH"} {
+		bubble(t, func(t *testing.T, f *fake) {
+			all := f.crowd(3 * small)
+			d := f.list()
+			var held, tags []string
+			f.fault = func(c *fakeConn, command string) bool {
+				switch {
+				case strings.HasPrefix(command, "UID EXPUNGE"):
+					c.ok("not done")
+				case !strings.HasPrefix(command, step) || len(tags) == 3:
+					return false
+				default:
+					held, tags = append(held, command), append(tags, c.tag)
+				}
+				if len(tags) == 3 && strings.HasPrefix(command, step) {
+					tag := c.tag
+					c.tag = "*" // no tagged response yet
+					for _, k := range []int{2, 0, 1} {
+						c.do(held[k])
+					}
+					for _, c.tag = range tags {
+						c.ok("done")
+					}
+					c.tag = tag
+				}
+				return true
+			}
+			n, err := d.Remove(t.Context(), all)
+			if n != 0 || !errors.Is(err, upstream.ErrUnavailable) {
+				t.Errorf("%s: removed %d, %v", step, n, err)
+			}
+		})
+	}
+}
+
+// A search that the server runs before the UID EXPUNGE that came first, whether
+// it answers in that order or not.
+func TestSearchThatOvertakes(t *testing.T) {
+	for _, inOrder := range []bool{false, true} {
+		bubble(t, func(t *testing.T, f *fake) {
+			all := f.crowd(2 * small)
+			d := f.list()
+			var tag, late string
+			f.fault = func(c *fakeConn, command string) bool {
+				switch {
+				case strings.HasPrefix(command, "UID EXPUNGE"):
+					if tag, late = c.tag, command; inOrder {
+						c.ok("done")
+					}
+				case strings.HasPrefix(command, "UID SEARCH") && late != "":
+					c.do(command)
+					on := c
+					if c.tag = tag; inOrder {
+						on = &fakeConn{Conn: nowhere(), f: f}
+					}
+					on.do(late)
+					late = ""
+				default:
+					return false
+				}
+				return true
+			}
+			wantRemoved(t, f, d, all, len(all), nil)
+		})
+	}
+}
+
+// A server that cannot stand many commands at once gets them chunk by chunk.
+func TestServerThatStandsFewCommands(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		all := f.crowd(6 * small)
+		d := f.list()
+		on := map[int]int{}
+		f.fault = func(c *fakeConn, command string) bool {
+			if strings.HasPrefix(command, "UID ") {
+				on[c.n]++
+			}
+			return on[c.n] > 5 && drop(c)
+		}
+		wantRemoved(t, f, d, all, len(all), nil)
+	})
+}
+
+// The archive is created once, for all chunks that were refused for want of it.
+func TestArchiveIsCreatedForAllChunks(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		j := f.journal()
+		all := f.crowd(3 * small)
+		f.options.Policy = upstream.Policy{Delete: upstream.DeleteArchive, Folder: "Old"}
+		d := f.list()
+		wantRemoved(t, f, d, all, len(all), nil)
+		if got := f.sent("CREATE"); len(got) != 1 || len(f.in("Old")) != len(all) || len(keptAt(j)) != len(all) {
+			t.Errorf("sent %q; %d moved, %d kept; want %d", got, len(f.in("Old")), len(keptAt(j)), len(all))
+		}
+	})
+}
