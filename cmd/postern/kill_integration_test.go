@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,7 +95,8 @@ func (r *killRelay) hit(when, now string) bool {
 	return true
 }
 
-// imap relays IMAP until the test ends, and returns where.
+// imap relays IMAP until the test ends, and returns where. The server gets one
+// command at a time, so that none is on its way when the gateway dies.
 func (r *killRelay) imap(t *testing.T, target string) (address string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -114,48 +114,54 @@ func (r *killRelay) imap(t *testing.T, target string) (address string) {
 				gateway.Close()
 				continue
 			}
-			var last atomic.Pointer[[2]string] // tag, when
-			last.Store(&[2]string{})
-			go func() { // commands
-				defer server.Close()
-				for in := bufio.NewReader(gateway); ; {
-					line, err := in.ReadString('\n')
-					if err != nil {
-						return
-					}
-					tag, command, _ := strings.Cut(line, " ")
-					when := ""
-					if !strings.Contains(command, "1:*") { // the listing
-						when = r.due(command)
-					}
-					last.Store(&[2]string{tag, when})
-					if r.hit(when, before) {
-						return
-					}
-					io.WriteString(server, line)
-				}
-			}()
-			go func() { // answers
-				defer gateway.Close()
-				for in := bufio.NewReader(server); ; {
-					line, err := in.ReadBytes('\n')
-					if err != nil {
-						return
-					}
-					command := last.Load()
-					tagged := command[0] != "" && bytes.HasPrefix(line, []byte(command[0]+" "))
-					if tagged && r.hit(command[1], executed) {
-						return
-					}
-					gateway.Write(line)
-					if tagged {
-						r.hit(command[1], answered)
-					}
-				}
-			}()
+			go r.join(gateway, server)
 		}
 	}()
 	return l.Addr().String()
+}
+
+func (r *killRelay) join(gateway, server net.Conn) {
+	defer gateway.Close()
+	defer server.Close()
+	commands, answers := bufio.NewReader(gateway), bufio.NewReader(server)
+	greeting, err := answers.ReadBytes('\n')
+	if err != nil {
+		return
+	}
+	gateway.Write(greeting) // an error comes back from the read
+	for {
+		line, err := commands.ReadString('\n')
+		if err != nil || !r.pass(line, gateway, server, answers) {
+			return
+		}
+	}
+}
+
+// pass relays one command and its answer; false ends the connection.
+func (r *killRelay) pass(line string, gateway, server net.Conn, answers *bufio.Reader) bool {
+	tag, command, _ := strings.Cut(line, " ")
+	when := ""
+	if !strings.Contains(command, ":* ") { // a listing
+		when = r.due(command)
+	}
+	if r.hit(when, before) {
+		return false
+	}
+	io.WriteString(server, line) // an error comes back from the read
+	for {
+		answer, err := answers.ReadBytes('\n')
+		if err != nil {
+			return false
+		}
+		tagged := bytes.HasPrefix(answer, []byte(tag+" "))
+		if tagged && r.hit(when, executed) {
+			return false
+		}
+		gateway.Write(answer) // likewise
+		if tagged {
+			return !r.hit(when, answered)
+		}
+	}
 }
 
 // jmap relays JMAP until the test ends, and returns where.
