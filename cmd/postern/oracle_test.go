@@ -397,8 +397,10 @@ func (w *world) fault(s oracle.Step) oracle.Fault {
 	switch {
 	case isCommit(s):
 		odds = w.mishap
+	case strings.Contains(s.Command, "BODY.PEEK[]<"): // the rest of a message that broke off
+		odds = 2 * w.mishap
 	case strings.Contains(s.Command, "BODY"):
-		odds = w.mishap / 2
+		odds = w.mishap
 	}
 	if isCommit(s) || w.real {
 		w.meddle(r)

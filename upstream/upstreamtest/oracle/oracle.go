@@ -25,8 +25,8 @@ type Message struct {
 // longer that it takes several writes on its way.
 const (
 	smallest = 320
-	large    = 24
-	longer   = 1 << 17
+	large    = 7
+	longer   = 1 << 16
 )
 
 func sizeOf(id int) int {
