@@ -149,7 +149,7 @@ func (p *uidlPart) modify(b byte) error {
 	switch b {
 	case 'X':
 		if p.reverse || p.base == 16 {
-			return errors.New("X must be the first modifier")
+			return errors.New("modifier X must come first")
 		}
 		p.base = 16
 	case 'L', 'U':
