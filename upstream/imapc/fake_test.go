@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,6 +87,14 @@ type fakeConn struct {
 	n   int      // counting from 1
 	tag string   // of the command that is being answered
 	box *fakeBox // selected; nil: the INBOX
+
+	dropped atomic.Bool
+}
+
+// Close drops the connection, and the commands that have come already.
+func (c *fakeConn) Close() error {
+	c.dropped.Store(true)
+	return c.Conn.Close()
 }
 
 const password = "s3cret-Passw0rd"
@@ -282,7 +291,7 @@ func (c *fakeConn) serve() {
 	} else {
 		c.say("* OK ready")
 	}
-	for {
+	for !c.dropped.Load() {
 		line, err := c.line()
 		if err != nil {
 			return
