@@ -94,14 +94,14 @@ func TestUIDLFormsThatAreRefused(t *testing.T) {
 		"%\x01u":                       "%? is not known",
 		"%":                            "a % without its letter",
 		"%08X":                         "a % without its letter",
-		"%RXu":                         "X must be the first modifier",
-		"%XXu":                         "X must be the first modifier",
+		"%RXu":                         "modifier X must come first",
+		"%XXu":                         "modifier X must come first",
 		"%{guid}":                      "%{guid} is not known",
 		"%{uid":                        "%{ without }",
 		"%{uid | md5}":                 `"md5" is not known`,
 		"%{uid | hex(4)}":              "numbers would be cut off",
 		"%{uid | hex(x)}":              "numbers would be cut off",
-		"%{uid | reverse | hex}":       "X must be the first modifier",
+		"%{uid | reverse | hex}":       "modifier X must come first",
 	} {
 		u, err := ParseUIDL(form)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), fmt.Sprintf("%q", form)) {
