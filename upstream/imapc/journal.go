@@ -31,7 +31,7 @@ func (r *removal) begin(ctx context.Context, w way) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w: %w", errNotBegun, err, upstream.ErrUnavailable)
 	}
-	r.intent, r.way = id, w
+	r.intent, r.way, r.named = id, w, len(r.todo)
 	return nil
 }
 
@@ -57,10 +57,11 @@ func (r *removal) finish(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), journalTime)
 	defer cancel()
 	if open := r.open(); len(open) > 0 {
-		if len(r.removed) == 0 {
+		if len(open) == r.named {
 			return
 		}
-		// In this order, so that a crash in between forgets nothing.
+		// Only what is open is to wait. In this order, so that a crash in
+		// between forgets nothing.
 		if _, err := r.write(ctx, r.way, open); err != nil {
 			r.d.u.o.Log.Warn("unfinished removal not noted, the finished part neither", "account", r.d.account.User, "err", err)
 			return

@@ -379,6 +379,44 @@ func TestFinishedPartIsNoted(t *testing.T) {
 	})
 }
 
+// What the connection was lost before is not open: it was not begun.
+func TestWhatWasNotBegunIsNotLeftOpen(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		j := f.journal()
+		f.caps = "IMAP4rev1 UIDPLUS" // chunks of 85
+		f.messages = nil
+		var all []int
+		for i := range 1500 { // more than are removed together
+			f.messages = append(f.messages, fakeMessage{uid: uint32(2*i + 1), raw: "x: y\r\n"})
+			all = append(all, i)
+		}
+		d := f.list()
+		f.fault = func(c *fakeConn, command string) bool {
+			return strings.HasPrefix(command, "UID FETCH") && drop(c)
+		}
+		n, err := d.Remove(t.Context(), all)
+		wantError(t, "remove", err, upstream.ErrUnavailable)
+		if n != 0 || len(j.begun) != 1 {
+			t.Errorf("removed %d; begun: %d", n, len(j.begun))
+		}
+		j.wantPending()
+
+		lost := false
+		f.fault = func(c *fakeConn, command string) bool {
+			lost = lost || strings.HasPrefix(command, "UID STORE")
+			return lost && drop(c)
+		}
+		d.Remove(t.Context(), all)
+		if len(j.pending) != 1 {
+			t.Fatalf("%d intents are pending, want 1", len(j.pending))
+		}
+		_, open, err := parseNames(j.pending[0].Names)
+		if size := d.current().chunkSize(); err != nil || len(open) == 0 || len(open) > maxChunks*size || len(open) == len(all) {
+			t.Errorf("%d messages are pending, %v; want those of the first chunks", len(open), err)
+		}
+	})
+}
+
 // If the rest cannot be written down, the whole stays.
 func TestRestThatCannotBeWrittenDown(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {

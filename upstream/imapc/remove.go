@@ -73,6 +73,7 @@ type removal struct {
 	d      *maildrop
 	to     string // the mailbox that messages are moved to, empty before it was looked for
 	intent int64  // in the journal, 0 before it is written
+	named  int    // messages in it
 	way    way    // that the journal tells
 	todo   []entry
 	width  int   // chunks that are removed together; fewer after a lost connection, which may be the reason
