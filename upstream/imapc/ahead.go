@@ -24,6 +24,8 @@ const (
 
 	maxAhead    = 1 << 20 // octets of a message that is asked for ahead
 	headerSize  = 4 << 10 // octets that a header is taken for
+	leastSize   = 2 << 10 // octets that a message is taken for at least: it costs memory, too
+	maxParcels  = 1024    // messages that are on their way or held
 	maxBatch    = 64      // messages in one command; the library waits at 128
 	maxBatchSet = 900     // octets of their UIDs, see chunkSize
 
@@ -177,7 +179,7 @@ func (a *ahead) extend(c *conn, batch []*parcel) {
 		return
 	}
 	set := 0
-	for a.next < a.d.listing.Len() {
+	for a.next < a.d.listing.Len() && len(a.parcels) < maxParcels {
 		cost := a.cost(a.next)
 		if room -= cost; room < 0 || cost > maxAhead || a.d.undelivered[a.next] || cost+c.flight.octets.Load() > a.share.Room() {
 			break
@@ -212,13 +214,12 @@ func (a *ahead) section() *imap.FetchItemBodySection {
 	return s
 }
 
-// cost is how many octets message n is expected to bring.
+// cost is how many octets message n is taken for.
 func (a *ahead) cost(n int) int64 {
-	size := a.d.listing.Size(n)
 	if a.header {
-		size = min(size, headerSize)
+		return headerSize
 	}
-	return size
+	return max(a.d.listing.Size(n), leastSize)
 }
 
 func (a *ahead) parcel(c *conn, n int) *parcel {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"strconv"
 	"time"
+
+	"postern/upstream"
 )
 
 // A listing is kept as a version, UIDVALIDITY, the kind of identities, the number
@@ -37,6 +40,27 @@ func (d *maildrop) save() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	d.u.o.Listings.Save(ctx, d.account.User, d.u.listingKey(), encodeListing(l, d.u.listingSalt(d.account.User)))
+}
+
+// forget takes out of the listing that is to be kept what was removed. What was
+// only flagged is still there, but the next session will find that out.
+func (d *maildrop) forget(removed []upstream.Removal) {
+	if len(removed) == 0 || d.u.o.Policy.Delete == upstream.DeleteFlag {
+		return
+	}
+	gone := make(map[string]bool, len(removed))
+	for _, r := range removed {
+		gone[r.Name] = true
+	}
+	all := d.toKeep
+	left := &listing{uidValidity: all.uidValidity, uidl: all.uidl, reused: all.reused, identities: identities{kind: all.identities.kind}}
+	for i := range all.Len() {
+		if !gone[strconv.FormatUint(uint64(all.uid(i)), 10)] {
+			left.copy(all, i)
+		}
+	}
+	left.unsaved = true
+	d.toKeep = left
 }
 
 func encodeListing(l *listing, salt string) []byte {

@@ -118,6 +118,26 @@ func refuses(command string) func(*fakeConn, string) bool {
 	return onCommand(command, func(c *fakeConn) bool { c.say("%s BAD no", c.tag); return true })
 }
 
+// What a session has removed, the next one does not look for.
+func TestRemovedMessagesAreForgotten(t *testing.T) {
+	for name, removed := range map[string][]int{"some": {1, 2}, "the last": {3}, "all": {0, 1, 2, 3}} {
+		bubble(t, func(t *testing.T, f *fake) {
+			f.options.Listings = new(shelf)
+			d := f.list()
+			if n, err := d.Remove(t.Context(), removed); n != len(removed) || err != nil {
+				t.Fatalf("%s: removed %d, %v", name, n, err)
+			}
+			d.Close()
+			synctest.Wait()
+			f.commands = nil
+			got, reused := f.session()
+			if got != f.truth() || reused == (len(f.messages) == 0) || len(f.commands) != 2 {
+				t.Errorf("%s: %s, reused %v, sent %q; want %s", name, got, reused, f.commands, f.truth())
+			}
+		})
+	}
+}
+
 // What was not changed is not written again.
 func TestUnchangedListingIsNotSaved(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {

@@ -48,6 +48,7 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 	r.todo = slices.Compact(r.todo)
 	r.run(ctx)
 	r.finish(ctx)
+	d.forget(r.removed)
 	if r.err != nil {
 		r.err = fmt.Errorf("remove: %d of %d messages removed: %w", r.gone, len(messages), r.err)
 	}

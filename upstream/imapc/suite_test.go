@@ -152,6 +152,27 @@ func TestSuiteOnDovecot(t *testing.T) {
 	}
 }
 
+// A handshake is not made anew for each session.
+func TestTLSResumes(t *testing.T) {
+	server := dovecot.Start(t)
+	mailbox := server.AddUser(t, "resumes", "secret")
+	for _, o := range []Options{{Address: server.IMAP, TLS: TLSStartTLS}, {Address: server.IMAPS}} {
+		o.TLSConfig = trust(t, server.CAFile)
+		o.TLSConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+		u := New(o)
+		for k := range 2 {
+			d, err := u.Open(t.Context(), mailbox.Account())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := d.(*maildrop).c.tls.DidResume; got != (k > 0) {
+				t.Errorf("%v: session %d resumed: %v", o.TLS, k, got)
+			}
+			d.Close()
+		}
+	}
+}
+
 func trust(t testing.TB, file string) *tls.Config {
 	t.Helper()
 	pem, err := os.ReadFile(file)
