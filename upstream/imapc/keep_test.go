@@ -203,6 +203,7 @@ func TestKeeperUnderFaults(t *testing.T) {
 		"restore, SEARCH lost":    {on: "UID SEARCH", fault: drop, kind: upstream.ErrUnavailable, trash: []uint32{102, 105}},
 		"restore, inbox lost":     {on: `SELECT "INBOX"`, fault: drop, kind: upstream.ErrUnavailable, trash: []uint32{102, 105}},
 		"restore, inbox search":   {on: "UID SEARCH UID 10$", fault: no, kind: upstream.ErrRejected, trash: []uint32{102, 105}},
+		"restore, not arrived":    {on: "UID SEARCH UID 10$", fault: func(c *fakeConn) bool { c.say("* SEARCH"); c.ok("done"); return true }, trash: []uint32{102, 105}},
 		"restore, not told where": {on: "UID MOVE", fault: func(c *fakeConn) bool { c.box.messages = c.box.messages[1:]; c.ok("done"); return true }, done: true, trash: []uint32{102, 105}},
 		"restore, no way":         {caps: "IMAP4rev1", kind: upstream.ErrRejected, trash: []uint32{101, 102, 105}},
 		"restore, STORE lost":     {from: "INBOX", on: "UID STORE", fault: drop, kind: upstream.ErrUnavailable, trash: []uint32{101, 102, 105}},
