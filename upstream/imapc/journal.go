@@ -99,14 +99,18 @@ func (r *removal) log() {
 		"uids", setOfRemoved(r.removed), "removed", len(r.removed))
 }
 
-// setOfRemoved writes UIDs for a log line, which holds the beginning of a long
-// set.
 func setOfRemoved(removed []upstream.Removal) string {
-	const limit = 1000
 	var uids []uint32
 	for _, m := range removed {
 		uids = append(uids, uidOf(m.Name))
 	}
+	return shortSet(uids)
+}
+
+// shortSet writes UIDs for a log line, which holds the beginning of a long set.
+func shortSet(uids []uint32) string {
+	const limit = 1000
+	slices.Sort(uids)
 	set := uidSet(uids)
 	if len(set) <= limit {
 		return set

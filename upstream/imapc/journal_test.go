@@ -424,7 +424,7 @@ func TestRestThatCannotBeWrittenDown(t *testing.T) {
 		f.caps = "IMAP4rev1 UIDPLUS"
 		f.messages = nil
 		var all []int
-		for i := range 100 {
+		for i := range 1500 { // 18 chunks, of which 16 go together
 			f.messages = append(f.messages, fakeMessage{uid: uint32(i + 1), raw: "x: y\r\n"})
 			all = append(all, i)
 		}
@@ -437,9 +437,13 @@ func TestRestThatCannotBeWrittenDown(t *testing.T) {
 				j.noBegin = errors.New("disk full")
 				j.mu.Unlock()
 			}
-			return stores > 1 && drop(c)
+			return stores > maxChunks && drop(c)
 		}
-		d.Remove(t.Context(), all)
+		n, err := d.Remove(t.Context(), all)
+		wantError(t, "remove", err, upstream.ErrUnavailable)
+		if want := maxChunks * d.current().chunkSize(); n != want {
+			t.Errorf("removed %d, want %d", n, want)
+		}
 		j.wantPending(j.begun[0].Names)
 	})
 }

@@ -71,9 +71,15 @@ func (d *maildrop) keep(ctx context.Context, words string, kept []upstream.Remov
 		if err := k.in(ctx, group, kept, do); err != nil {
 			return k.done, err
 		}
+		var settled []uint32
+		for _, i := range group {
+			if k.done[i] {
+				settled = append(settled, uidOf(kept[i].Kept.Name))
+			}
+		}
 		d.u.o.Log.Info(words, "account", d.account.User, "session", d.account.Session,
 			"mailbox", printable([]byte(k.place.Mailbox)), "uidvalidity", k.place.Validity,
-			"asked", len(group), "done", count(k.done, group))
+			"asked", len(group), "uids", shortSet(settled), "done", len(settled))
 	}
 	return k.done, k.err
 }
@@ -93,15 +99,6 @@ func places(kept []upstream.Removal) (groups [][]int) {
 		groups[at] = append(groups[at], i)
 	}
 	return groups
-}
-
-func count(done []bool, group []int) (n int) {
-	for _, i := range group {
-		if done[i] {
-			n++
-		}
-	}
-	return n
 }
 
 // in selects the mailbox of a group, and hands on what is there under its

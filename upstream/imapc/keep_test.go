@@ -88,7 +88,7 @@ func TestPurge(t *testing.T) {
 		})
 		wantUIDs(t, "trash", f.in(b.name), 102)
 		wantUIDs(t, "inbox", f.uids(), 3, 5, 6, 9)
-		if want := "mailbox=Papierkorb uidvalidity=88 asked=4 done=4"; !strings.Contains(log.String(), want) {
+		if want := "mailbox=Papierkorb uidvalidity=88 asked=4 uids=99,101,105 done=4"; !strings.Contains(log.String(), want) {
 			t.Errorf("want %s in the log:\n%s", want, log)
 		}
 	})
