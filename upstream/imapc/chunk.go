@@ -20,6 +20,7 @@ type chunk struct {
 	messages []entry
 	uids     []uint32 // of those that are what was listed, which alone are removed
 	absent   []uint32 // of those that were gone before
+	hidden   int      // messages that are there, but not shown
 	gone     []uint32 // of all that are gone, once it is over
 
 	refusal error // the server's
@@ -59,6 +60,8 @@ func (k *chunk) err() error {
 		return k.refusal
 	case left > 0:
 		return fmt.Errorf("%d messages are still there: %w", left, upstream.ErrUnavailable)
+	case k.hidden > 0:
+		return fmt.Errorf("%d messages are there, but not shown: %w", k.hidden, upstream.ErrUnavailable)
 	case others > 0:
 		return fmt.Errorf("%d messages are not those that were listed: %w", others, upstream.ErrRejected)
 	}
@@ -99,9 +102,32 @@ func (c *conn) recheck(ctx context.Context, chunks []*chunk) error {
 			k.fail(refused("look at messages", s, upstream.ErrUnavailable))
 			continue
 		}
-		if k.uids, k.absent = c.compare(k.messages, found); len(k.uids) == 0 {
+		k.uids, k.absent = c.compare(k.messages, found)
+		if err := c.confirmAbsent(ctx, k); err != nil {
+			return err
+		}
+		if !k.over && len(k.uids) == 0 {
 			k.finish(nil)
 		}
+	}
+	return nil
+}
+
+// confirmAbsent asks once more for messages that the server did not show: an OK
+// to FETCH without data is no proof that they are gone.
+func (c *conn) confirmAbsent(ctx context.Context, k *chunk) error {
+	if len(k.absent) == 0 {
+		return nil
+	}
+	there, err := c.present(ctx, k.absent)
+	switch {
+	case err == nil:
+		k.hidden = len(there)
+		k.absent = without(k.absent, there)
+	case c.g.broken() != nil:
+		return err
+	default:
+		k.fail(err)
 	}
 	return nil
 }

@@ -120,6 +120,20 @@ func TestRemoveLeavesAnotherMessageUnderTheSameUID(t *testing.T) {
 	})
 }
 
+// An OK to FETCH without data, as some servers give it for messages that they
+// cannot convert, does not make a message gone.
+func TestMessageThatIsNotShownIsNotTakenForGone(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		d := f.list()
+		f.fault = onCommand("UID FETCH 3,5 (UID RFC822.SIZE)", func(c *fakeConn) bool {
+			c.say("* 1 FETCH (UID 3 RFC822.SIZE %d)", f.messages[0].stated())
+			c.ok("done")
+			return true
+		})
+		wantRemoved(t, f, d, []int{0, 1}, 1, upstream.ErrUnavailable, 5, 6, 9)
+	})
+}
+
 // U26
 func TestRefusedStoreRemovesNothing(t *testing.T) {
 	for answer, want := range map[string]error{
