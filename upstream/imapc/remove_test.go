@@ -318,18 +318,26 @@ func TestNoAnswerAtAll(t *testing.T) {
 
 func TestMalformedSearchIsNotAnEmptyOne(t *testing.T) {
 	for _, answer := range []string{"* SEARCH x", "* SEARCH 4294967296", "* SEARCH 3-5", `* ESEARCH (TAG "x") UID ALL 1:*`} {
+		malformed := func(c *fakeConn) bool {
+			c.say("%s\r\n%s OK done", answer, c.tag)
+			return true
+		}
 		bubble(t, func(t *testing.T, f *fake) {
 			d := f.list()
-			f.fault = func(c *fakeConn, command string) bool {
-				if strings.HasPrefix(command, "UID SEARCH") {
-					c.say("%s\r\n%s OK done", answer, c.tag)
-					return true
-				}
-				return false
-			}
+			f.fault = onCommand("UID SEARCH", malformed)
 			// The next try finds the messages gone.
 			if n, err := d.Remove(t.Context(), []int{0, 1}); n != 2 || err != nil {
 				t.Errorf("%s: removed %d, %v", answer, n, err)
+			}
+		})
+		bubble(t, func(t *testing.T, f *fake) {
+			d := f.list()
+			f.fault = func(c *fakeConn, command string) bool {
+				return strings.HasPrefix(command, "UID SEARCH") && malformed(c)
+			}
+			// Who never answers the question never confirms the removal.
+			if n, err := d.Remove(t.Context(), []int{0, 1}); n != 0 || !errors.Is(err, upstream.ErrUnavailable) {
+				t.Errorf("%s, always: removed %d, %v", answer, n, err)
 			}
 		})
 	}
