@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -10,7 +11,19 @@ import (
 type Account struct {
 	User     string // login name, as the upstream knows it
 	Password Secret
-	Session  string // of the client that it is opened for, for log and journal
+	Tokens   TokenSource // instead of a password, if not nil
+	Session  string      // of the client that it is opened for, for log and journal
+}
+
+// A TokenSource gives the access tokens of one account (RFC 6749 section 1.4).
+// It is asked at each login upstream, also when a session has to connect anew,
+// and keeps a token for as long as it is good.
+type TokenSource interface {
+	// Token returns an access token other than refused, which is what the
+	// upstream has just not taken, or empty. The errors: ErrRejected where the
+	// account's owner must consent anew, ErrUnavailable where a later call may
+	// do, and never ErrAuth.
+	Token(ctx context.Context, refused Secret) (Secret, error)
 }
 
 // A Secret is a password or a token. Whatever prints, logs or marshals it
