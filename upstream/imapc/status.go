@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/emersion/go-imap/v2"
 
@@ -164,8 +165,39 @@ var codes = map[string]error{
 }
 
 // refusal returns the error of package upstream that a NO, BAD or BYE stands
-// for. plain is the meaning of a NO that gives no reason.
+// for, with how long the server wants to be left alone. plain is the meaning of
+// a NO that gives no reason.
 func refusal(s status, plain error) error {
+	kind := kindOf(s, plain)
+	return upstream.WithBackoff(kind, backoff(s, kind))
+}
+
+// backoff tells how long a server that answers with s wants no login of this
+// account. Few name the time, as Microsoft 365 does: "Request is throttled.
+// Suggested Backoff Time: 299910 milliseconds".
+func backoff(s status, kind error) time.Duration {
+	text := strings.ToLower(s.text)
+	if _, after, ok := strings.Cut(text, "backoff time:"); ok {
+		var number, unit string
+		fmt.Sscan(after, &number, &unit)
+		n, err := strconv.ParseUint(number, 10, 32)
+		if err == nil && strings.HasPrefix(unit, "millisecond") {
+			return time.Duration(n) * time.Millisecond
+		}
+	}
+	switch {
+	case kind == upstream.ErrAuth:
+		return 0
+	case kind == upstream.ErrTooSoon, strings.Contains(text, "throttl"), strings.Contains(text, "backoff"):
+		return time.Minute // longer than most clients wait before they try again
+	case s.code == "LIMIT":
+		return 15 * time.Second // until another session has ended, perhaps
+	}
+	return 0
+}
+
+// kindOf is refusal without the time.
+func kindOf(s status, plain error) error {
 	if s.code == "AUTHENTICATIONFAILED" && plain == upstream.ErrAuth {
 		return upstream.ErrAuth // in answer to a login only
 	}

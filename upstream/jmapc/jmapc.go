@@ -228,7 +228,7 @@ func loginError(err error) error {
 	case http.StatusUnauthorized:
 		return fmt.Errorf("%w: %v", upstream.ErrAuth, status)
 	case http.StatusTooManyRequests:
-		return fmt.Errorf("%w: %v", upstream.ErrTooSoon, status)
+		return upstream.WithBackoff(fmt.Errorf("%w: %v", upstream.ErrTooSoon, status), status.backoff())
 	}
 	return err
 }

@@ -416,6 +416,47 @@ func TestRetriesAreBounded(t *testing.T) {
 	}
 }
 
+// How long a server wants to hear nothing of the account, at login and while
+// the mailbox is listed.
+func TestFaultU9BackoffIsUnderstood(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		header string
+		want   time.Duration
+	}{
+		{429, "", time.Minute},
+		{429, "600", 10 * time.Minute},
+		{429, "soon", time.Minute},
+		{429, "0", 0},
+		{503, "90", 90 * time.Second},
+		{503, "", 0},
+		{500, "90", 0},
+		{401, "90", 0},
+	} {
+		for _, stage := range []string{"/session", "/api"} {
+			s := jmapserver.New("bob", "secret")
+			s.HTTP = func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path != stage {
+					return false
+				}
+				w.Header().Set("Retry-After", c.header)
+				http.Error(w, "slow down", c.status)
+				return true
+			}
+			u := newUpstream(t, Options{URL: serve(t, s)})
+			pauses(u)
+			d, err := u.Open(t.Context(), bob)
+			if err == nil {
+				_, err = d.List(t.Context())
+				d.Close()
+			}
+			if got := upstream.Backoff(err); err == nil || got != c.want {
+				t.Errorf("%d, Retry-After %q from %s: got back-off %v (%v), want %v", c.status, c.header, stage, got, err, c.want)
+			}
+		}
+	}
+}
+
 // TestRefusalInMidSession: credentials that worked are not wrong all at once.
 func TestRefusalInMidSession(t *testing.T) {
 	s := jmapserver.New("bob", "secret")

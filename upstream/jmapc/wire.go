@@ -187,5 +187,16 @@ func (e *httpError) Unwrap() error {
 	if e.Status == http.StatusForbidden {
 		return upstream.ErrRejected
 	}
-	return upstream.ErrUnavailable
+	return upstream.WithBackoff(upstream.ErrUnavailable, e.backoff())
+}
+
+// backoff is how long the server wants no login of this account.
+func (e *httpError) backoff() time.Duration {
+	switch {
+	case e.Status != http.StatusTooManyRequests && e.Status != http.StatusServiceUnavailable:
+		return 0
+	case e.RetryAfter < 0 && e.Status == http.StatusTooManyRequests:
+		return time.Minute // longer than most clients wait before they try again
+	}
+	return e.RetryAfter
 }
