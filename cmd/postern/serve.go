@@ -160,7 +160,7 @@ func newGateway(c *config.Config, log *slog.Logger, unlogged func() uint64) (_ *
 	}
 	g.server, err = proxy.Listen(proxy.Options{
 		Listeners:      listeners,
-		Authenticator:  auth.New(auth.Options{Routes: routes, Locker: g.store, LoginDelay: c.Limits.LoginDelay}),
+		Authenticator:  auth.New(auth.Options{Routes: routes, Locker: g.store, LoginDelay: c.Limits.LoginDelay, HeldBack: counts.HeldBack}),
 		Limits:         limits(c.Limits),
 		Implementation: "postern",
 		LoginDelay:     c.Limits.LoginDelay,

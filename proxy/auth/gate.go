@@ -34,6 +34,10 @@ type Options struct {
 	// MaxLogins bounds the logins under way at one upstream; 0 means 256. A
 	// quarter is kept for credentials that were good the last time.
 	MaxLogins int
+
+	// HeldBack is told of each login that was refused without asking the
+	// upstream, which had asked to be left alone; it may be nil.
+	HeldBack func(upstream string)
 }
 
 // A Locker admits one session at a time to a maildrop. It is a courtesy to
@@ -54,6 +58,8 @@ type Gate struct {
 	delay    time.Duration
 	throttle *throttle
 	proofs   *proofs
+	backoffs *backoffs
+	heldBack func(upstream string)
 }
 
 // refusalTime is how long after the attempt a refusal is answered, whatever it
@@ -72,6 +78,11 @@ func New(o Options) *Gate {
 		delay:    o.LoginDelay,
 		throttle: newThrottle(),
 		proofs:   newProofs(max(proofLife, o.LoginDelay)),
+		backoffs: newBackoffs(),
+		heldBack: o.HeldBack,
+	}
+	if g.heldBack == nil {
+		g.heldBack = func(string) {}
 	}
 	for _, r := range o.Routes {
 		r.User = fold(r.User)
@@ -88,6 +99,10 @@ func (g *Gate) Authenticate(ctx context.Context, c pop3.Credentials) (pop3.Login
 	a := g.attempt(c)
 	if a.proven && g.tooSoon(a.account) {
 		return pop3.Login{}, upstream.ErrTooSoon
+	}
+	if err := g.backoffs.check(a.account, a.proven); err != nil {
+		g.heldBack(a.route.Upstream)
+		return pop3.Login{}, err
 	}
 	if !a.proven {
 		if err := sleep(ctx, g.throttle.delay(c.Remote.Addr(), a.account)); err != nil {
@@ -145,13 +160,15 @@ func (g *Gate) open(ctx context.Context, a attempt) (upstream.Maildrop, error) {
 		return nil, err
 	}
 	defer leave()
-	return a.route.Opener.Open(ctx, upstream.Account{User: a.User, Password: a.Password, Session: a.Session})
+	drop, err := a.route.Opener.Open(ctx, upstream.Account{User: a.User, Password: a.Password, Session: a.Session})
+	g.backoffs.heed(a.account, a.proven, err)
+	return drop, err
 }
 
 // hold keeps a maildrop for one session. From here on the client is known to
 // be the owner and may be told the truth.
 func (g *Gate) hold(ctx context.Context, a attempt, drop upstream.Maildrop) (_ pop3.Login, err error) {
-	h := &held{Maildrop: drop}
+	h := &held{Maildrop: drop, failed: func(err error) { g.backoffs.heed(a.account, true, err) }}
 	kept := false
 	defer func() {
 		if !kept { // also when the Locker panics
@@ -193,9 +210,17 @@ func plausible(c pop3.Credentials) bool {
 // A held maildrop belongs to one session until it is closed.
 type held struct {
 	upstream.Maildrop
-	unlock func() // nil until locked
+	failed func(error) // to be told why the login fails after all
+	unlock func()      // nil until locked
 	once   sync.Once
 	err    error
+}
+
+// List implements upstream.Maildrop. It is part of logging in.
+func (h *held) List(ctx context.Context) (upstream.Listing, error) {
+	listing, err := h.Maildrop.List(ctx)
+	h.failed(err)
+	return listing, err
 }
 
 // Close closes the upstream, then lets the next session in, once.

@@ -81,6 +81,10 @@ func (m *Metrics) Refused(listener, limit string) {
 	m.table.refused.WithLabelValues(listener, limit).Inc()
 }
 
+// HeldBack counts a login that was refused because its upstream, named as in the
+// configuration, had asked for a pause.
+func (m *Metrics) HeldBack(upstream string) { m.table.heldBack.WithLabelValues(upstream).Inc() }
+
 // Certificate adds the expiry of a listener's certificate, once for each
 // listener with TLS. expires is called in every scrape.
 func (m *Metrics) Certificate(listener string, expires func() time.Time) {
@@ -104,6 +108,7 @@ func (m *Metrics) Upstream(name, protocol string) upstream.Hooks {
 		octetsReceived = t.upstreamReceived.WithLabelValues(name, protocol)
 		octetsSent     = t.upstreamSent.WithLabelValues(name, protocol)
 	)
+	t.heldBack.WithLabelValues(name)
 	each(upstream.Kinds(), func(k string) { t.upstreamFailed.WithLabelValues(name, protocol, k) })
 	each(results, func(r string) { t.upstreamLogins.WithLabelValues(name, protocol, r) })
 	return upstream.Hooks{

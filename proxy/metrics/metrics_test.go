@@ -122,6 +122,7 @@ func TestSeriesAreClosed(t *testing.T) {
 	up.RoundTrip()
 	up.Octets(10, 20)
 	up.Disconnected()
+	m.HeldBack("office")
 	if after := series(t, m); after != before {
 		t.Errorf("series: got %d after the events, want the %d from before", after, before)
 	}
@@ -137,6 +138,7 @@ func TestCounts(t *testing.T) {
 	session.Command("RETR", "ok", 2*time.Millisecond)
 	session.Ended(pop3.Summary{Retrieved: 3, Octets: 4096, Removed: 2, Unremoved: 1, Took: time.Minute, Reason: "quit"})
 	m.Refused(":995", "address")
+	m.HeldBack("office")
 	up.Connected(10*time.Millisecond, nil)
 	up.Connected(10*time.Millisecond, nil)
 	up.Connected(time.Second, upstream.ErrUnavailable)
@@ -156,6 +158,7 @@ func TestCounts(t *testing.T) {
 		`postern_sessions_ended_total{listener=":995",reason="panic"} 0`,
 		`postern_session_duration_seconds_sum{listener=":995"} 60`,
 		`postern_logins_total{listener=":995",result="ok"} 1`,
+		`postern_logins_held_back_total{upstream="office"} 1`,
 		`postern_logins_total{listener=":995",result="auth"} 1`,
 		`postern_login_duration_seconds_count{listener=":995"} 2`,
 		`postern_commands_total{command="RETR",listener=":995",result="ok"} 1`,

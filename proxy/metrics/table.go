@@ -65,6 +65,7 @@ type table struct {
 	sessionsEnded   *prometheus.CounterVec
 	sessionSeconds  *prometheus.HistogramVec
 	logins          *prometheus.CounterVec
+	heldBack        *prometheus.CounterVec
 	loginSeconds    *prometheus.HistogramVec
 	commands        *prometheus.CounterVec
 	commandSeconds  *prometheus.HistogramVec
@@ -108,6 +109,7 @@ func newTable(r prometheus.Registerer) *table {
 		sessionsEnded:   f.counter("sessions_ended_total", "POP3 sessions ended, by what ended them.", "listener", "reason"),
 		sessionSeconds:  f.histogram("session_duration_seconds", "How long POP3 sessions lasted.", sessionBuckets, "listener"),
 		logins:          f.counter("logins_total", "Attempts of clients to log in, by result.", "listener", "result"),
+		heldBack:        f.counter("logins_held_back_total", "Logins refused without asking the upstream, which had asked for a pause.", "upstream"),
 		loginSeconds:    f.histogram("login_duration_seconds", "How long clients waited for the answer to a login, throttling included.", loginBuckets, "listener"),
 		commands:        f.counter("commands_total", "POP3 commands answered; cut means that the answer broke off.", "listener", "command", "result"),
 		commandSeconds:  f.histogram("command_duration_seconds", "How long POP3 commands took, the last octet of the answer included.", commandBuckets, "command"),
