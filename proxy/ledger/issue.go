@@ -11,7 +11,7 @@ import (
 const maxUIDL = 70
 
 // isUIDL tells whether a client may be shown s as a UIDL.
-func isUIDL(s string) bool {
+func isUIDL[text string | []byte](s text) bool {
 	for i := range len(s) {
 		if s[i] < 0x21 || s[i] > 0x7e {
 			return false

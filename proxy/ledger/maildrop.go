@@ -87,6 +87,9 @@ func (d *maildrop) pinOnce(ctx context.Context, headers map[int]Header, until ti
 		d.version = b.book.version
 		return b.unchanged(), nil
 	}
+	if pinned, ok := b.first(); ok {
+		return pinned, d.save(ctx, b, true)
+	}
 	b.mustBind()
 	if err := b.bind(); err != nil {
 		if !errors.Is(err, errStore) {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -53,41 +54,61 @@ type segment struct {
 	entries []entry
 }
 
-// encode writes entries as a segment. Names and UIDLs share beginnings with
-// those before them, and dates are close, so that an entry takes about 12
-// octets, and as many again for the header.
+// encode writes entries as a segment.
 func encode(entries []*entry) []byte {
-	dst := binary.AppendUvarint([]byte{formatVersion}, uint64(len(entries)))
-	last := &entry{}
+	c := newEncoder(len(entries))
+	var name, uidl, identity []byte
 	for _, e := range entries {
-		f := e.flags &^ (uidlIsName | identityIsName)
-		if e.uidl == e.name {
-			f |= uidlIsName
-		}
-		if e.identity != "" && e.identity == objectID+e.name {
-			f |= identityIsName
-		}
-		dst = append(dst, byte(f))
-		dst = appendShared(dst, last.name, e.name)
-		if f&uidlIsName == 0 {
-			dst = appendShared(dst, last.uidl, e.uidl)
-		}
-		if f&identityIsName == 0 {
-			dst = appendShared(dst, last.identity, e.identity)
-		}
-		dst = binary.AppendUvarint(dst, uint64(e.size))
-		dst = binary.AppendVarint(dst, e.received-last.received)
-		dst = binary.AppendVarint(dst, e.gone-last.gone)
-		if f&hashed != 0 {
-			dst = append(dst, e.header[:]...)
-		}
-		last = e
+		name, uidl, identity = append(name[:0], e.name...), append(uidl[:0], e.uidl...), append(identity[:0], e.identity...)
+		c.add(e, name, uidl, identity)
 	}
-	return dst
+	return c.dst
+}
+
+// An encoder writes a segment. Names and UIDLs share beginnings with those
+// before them, and dates are close, so that an entry takes about 12 octets, and
+// as many again for the header.
+type encoder struct {
+	dst                  []byte
+	name, uidl, identity []byte // of the entry before
+	received, gone       int64
+}
+
+// newEncoder begins a segment of n entries.
+func newEncoder(n int) *encoder {
+	dst := make([]byte, 0, 16+12*n)
+	return &encoder{dst: binary.AppendUvarint(append(dst, formatVersion), uint64(n))}
+}
+
+// add writes an entry, its strings apart, as scan reads it.
+func (c *encoder) add(e *entry, name, uidl, identity []byte) {
+	f := e.flags &^ (uidlIsName | identityIsName)
+	if bytes.Equal(uidl, name) {
+		f |= uidlIsName
+	}
+	if id, ok := bytes.CutPrefix(identity, []byte(objectID)); ok && bytes.Equal(id, name) {
+		f |= identityIsName
+	}
+	c.dst = append(c.dst, byte(f))
+	c.dst = appendShared(c.dst, c.name, name)
+	if f&uidlIsName == 0 {
+		c.dst = appendShared(c.dst, c.uidl, uidl)
+	}
+	if f&identityIsName == 0 {
+		c.dst = appendShared(c.dst, c.identity, identity)
+	}
+	c.dst = binary.AppendUvarint(c.dst, uint64(e.size))
+	c.dst = binary.AppendVarint(c.dst, e.received-c.received)
+	c.dst = binary.AppendVarint(c.dst, e.gone-c.gone)
+	if f&hashed != 0 {
+		c.dst = append(c.dst, e.header[:]...)
+	}
+	c.name, c.uidl, c.identity = append(c.name[:0], name...), append(c.uidl[:0], uidl...), append(c.identity[:0], identity...)
+	c.received, c.gone = e.received, e.gone
 }
 
 // appendShared writes s as what it shares with the string before it, and the rest.
-func appendShared(dst []byte, before, s string) []byte {
+func appendShared(dst, before, s []byte) []byte {
 	n := 0
 	for n < min(len(before), len(s)) && before[n] == s[n] {
 		n++

@@ -180,7 +180,9 @@ func BenchmarkList(b *testing.B) {
 		before func(*column)
 		each   func(*column, int)
 		pinned bool
+		first  bool // no login before
 	}{
+		{name: "first", first: true},
 		{name: "unchanged"},
 		{name: "unchanged, pinned", pinned: true},
 		{name: "five new", each: func(c *column, i int) { c.n += 5 }},
@@ -195,6 +197,15 @@ func BenchmarkList(b *testing.B) {
 					b.Fatal(err)
 				}
 				s.Close()
+			}
+			if c.first {
+				account := 0
+				o.options.Account = func(upstream.Account) string { account++; return fmt.Sprint("bob", account) }
+				b.ReportAllocs()
+				for b.Loop() {
+					list()
+				}
+				return
 			}
 			list()
 			if c.pinned {

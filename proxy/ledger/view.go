@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"hash"
 
 	"postern/upstream"
 )
@@ -30,11 +31,13 @@ func (v view) appendName(dst []byte, i int) []byte {
 func (v view) name(i int) string    { return string(v.appendName(nil, i)) }
 func (v view) natural(i int) string { return string(v.AppendUIDL(nil, i)) }
 
-func (v view) identity(i int) string {
+func (v view) identity(i int) string { return string(v.appendIdentity(nil, i)) }
+
+func (v view) appendIdentity(dst []byte, i int) []byte {
 	if v.id == nil {
-		return ""
+		return dst
 	}
-	return string(v.id.AppendIdentity(nil, i))
+	return v.id.AppendIdentity(dst, i)
 }
 
 // received is in Unix seconds, 0 if the upstream did not say.
@@ -51,22 +54,37 @@ func (v view) received(i int) int64 {
 // digest identifies what the listing says of n messages from i on: a segment
 // with this digest needs no further look.
 func (v view) digest(i, n int) []byte {
-	h := sha256.New()
-	var buffer, part []byte
+	d := newDigester()
+	var name, uidl []byte
 	for k := i; k < i+n; k++ {
-		part = v.appendName(part[:0], k)
-		buffer = append(binary.AppendUvarint(buffer, uint64(len(part))), part...)
-		part = v.AppendUIDL(part[:0], k)
-		buffer = append(binary.AppendUvarint(buffer, uint64(len(part))), part...)
-		buffer = binary.AppendUvarint(buffer, uint64(v.Size(k)))
-		buffer = binary.AppendVarint(buffer, v.received(k))
-		if len(buffer) > 4096 {
-			h.Write(buffer)
-			buffer = buffer[:0]
-		}
+		name, uidl = v.appendName(name[:0], k), v.AppendUIDL(uidl[:0], k)
+		d.add(name, uidl, v.Size(k), v.received(k))
 	}
-	h.Write(buffer)
-	return h.Sum(nil)[:16]
+	return d.sum()
+}
+
+// A digester makes a digest of one message after the other.
+type digester struct {
+	hash   hash.Hash
+	buffer []byte
+}
+
+func newDigester() *digester { return &digester{hash: sha256.New()} }
+
+func (d *digester) add(name, uidl []byte, size, received int64) {
+	d.buffer = append(binary.AppendUvarint(d.buffer, uint64(len(name))), name...)
+	d.buffer = append(binary.AppendUvarint(d.buffer, uint64(len(uidl))), uidl...)
+	d.buffer = binary.AppendUvarint(d.buffer, uint64(size))
+	d.buffer = binary.AppendVarint(d.buffer, received)
+	if len(d.buffer) > 4096 {
+		d.hash.Write(d.buffer)
+		d.buffer = d.buffer[:0]
+	}
+}
+
+func (d *digester) sum() []byte {
+	d.hash.Write(d.buffer)
+	return d.hash.Sum(nil)[:16]
 }
 
 // matches tells whether messages from i on are those of the segment, with
