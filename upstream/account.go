@@ -20,7 +20,7 @@ type Account struct {
 // and keeps a token for as long as it is good.
 type TokenSource interface {
 	// Token returns an access token other than refused, which is what the
-	// upstream has just not taken, or empty. The errors: ErrRejected where the
+	// upstream has just not taken, or empty. The errors: ErrConsent where the
 	// account's owner must consent anew, ErrUnavailable where a later call may
 	// do, and never ErrAuth.
 	Token(ctx context.Context, refused Secret) (Secret, error)

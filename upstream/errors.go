@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // The ways in which an upstream fails, as far as a POP3 client can be told.
@@ -21,6 +22,10 @@ var (
 	// ErrRejected: not until a person changes something, such as consent, a
 	// setting or a permission.
 	ErrRejected = errors.New("upstream rejected the request")
+
+	// ErrConsent is an ErrRejected: nothing gives tokens for the account any
+	// more until its owner consents anew.
+	ErrConsent = fmt.Errorf("%w: consent needed", ErrRejected)
 
 	// ErrBusy: the account is in use and admits nobody else now.
 	ErrBusy = errors.New("account in use")
@@ -51,6 +56,7 @@ var kinds = []struct {
 	{ErrGone, "gone"},
 	{ErrUnreadable, "unreadable"},
 	{ErrChanged, "changed"},
+	{ErrConsent, "consent"},
 	{ErrRejected, "rejected"},
 	{context.Canceled, "canceled"},
 	{context.DeadlineExceeded, "timeout"},
