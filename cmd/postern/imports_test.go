@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"proxy/ledger":    {"proxy/state", "upstream"},
 	"proxy/retention": {"proxy/state", "upstream"},
 	"proxy/state":     {"upstream"},
+	"proxy/notice":    {"upstream"},
 	"proxy/pop3":      {"upstream"},
 
 	"upstream":       {},
