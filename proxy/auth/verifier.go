@@ -1,0 +1,58 @@
+package auth
+
+import (
+	"context"
+	"net/netip"
+
+	"postern/upstream"
+)
+
+// Verifiers tell what checks clients that prove who they are without sending a
+// password. A name that nobody has is no error: it has no keys and no texts.
+type Verifiers interface {
+	// SCRAM returns the keys of the passwords that open an account from this
+	// address.
+	SCRAM(ctx context.Context, name string, from netip.Addr) (SCRAM, error)
+
+	// Texts returns those passwords as they are, if they are kept, for the
+	// mechanisms that need them: CRAM-MD5 and APOP.
+	Texts(ctx context.Context, name string, from netip.Addr) ([]Text, error)
+
+	// Proven returns the account of a name once it was proven, and notes the
+	// use of the password that did, which is empty for a certificate. ErrAuth
+	// if there is no such account, or no such password any more.
+	Proven(ctx context.Context, name, password string) (Account, error)
+}
+
+// SCRAM is what an account keeps for SCRAM-SHA-256 (RFC 7677). The server sends
+// salt and count before it knows which of the passwords the client has, so that
+// all of them have the same.
+type SCRAM struct {
+	Salt       []byte
+	Iterations int
+	Keys       []SCRAMKey
+}
+
+// A SCRAMKey checks one password. RFC 5802 section 3.
+type SCRAMKey struct {
+	Password             string // names it to Proven
+	StoredKey, ServerKey []byte
+}
+
+// A Text is a password as it is.
+type Text struct {
+	Password string // names it to Proven
+	Text     upstream.Secret
+}
+
+// An Account is one that postern keeps: where its mail is, and what proves it
+// there.
+type Account struct {
+	Name     string // for the log
+	Upstream string // its name in the configuration
+	Opener   upstream.Opener
+
+	Login    string // upstream
+	Password upstream.Secret
+	Tokens   upstream.TokenSource // instead of a password, if not nil
+}
