@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"slices"
 	"sync"
@@ -20,10 +21,17 @@ import (
 //     download everything again, and nothing holds that login back.
 //   - Every login lists the mailbox afresh.
 //   - The lock on a maildrop is known to this process only.
-func Off() Store { return &off{pending: map[int64]offIntent{}} }
+//   - There are no accounts but those of the configuration, and no OAuth2 grants.
+func Off() Store {
+	o := &off{pending: map[int64]offIntent{}}
+	rand.Read(o.seed[:])
+	return o
+}
 
 type off struct {
 	locks
+	none
+	seed [seedOctets]byte
 
 	mu      sync.Mutex
 	last    int64
@@ -99,4 +107,42 @@ func (o *off) Segments(_ context.Context, _ string, ids []int64) ([][]byte, erro
 
 func (o *off) SaveLedger(_ context.Context, _ string, c LedgerChange) (int64, error) {
 	return c.Version + 1, nil
+}
+
+// Seed implements Accounts.
+func (o *off) Seed(context.Context) ([]byte, error) { return slices.Clone(o.seed[:]), nil }
+
+// none is a store without accounts and secrets, which takes none either.
+type none struct{}
+
+func (none) Account(context.Context, string) (Account, error)                      { return Account{}, ErrNotFound }
+func (none) ListAccounts(context.Context, string, int) ([]Account, error)          { return nil, nil }
+func (none) AddAccount(context.Context, Account, []ClientPassword, []Sealed) error { return ErrOff }
+func (none) SetAccount(context.Context, Account) error                             { return ErrOff }
+func (none) RemoveAccount(context.Context, string) error                           { return ErrNotFound }
+func (none) ClientPasswords(context.Context, string) ([]ClientPassword, error)     { return nil, nil }
+func (none) AddClientPassword(context.Context, ClientPassword, []Sealed) error     { return ErrOff }
+func (none) RemoveClientPassword(context.Context, string, string) error            { return ErrNotFound }
+func (none) NoteUse(context.Context, []Use) error                                  { return nil }
+
+func (none) Secret(context.Context, SecretName) (Secret, error) { return Secret{}, nil }
+func (none) SaveSecret(context.Context, Sealed) error           { return ErrOff }
+func (none) Reseal(context.Context, Secret, Secret) error       { return ErrOff }
+func (none) RemoveSecret(context.Context, SecretName) error     { return nil }
+func (none) SealedOtherwise(context.Context, string, SecretName, int) ([]Secret, error) {
+	return nil, nil
+}
+func (none) SealedKeys(context.Context) (map[string]int, error) { return nil, nil }
+
+func (none) Consent(context.Context, string) (Consent, error)         { return Consent{}, nil }
+func (none) LostConsents(context.Context) (map[string]Consent, error) { return nil, nil }
+func (none) LoseConsent(context.Context, string) error                { return ErrOff }
+func (none) NoticeDelivered(context.Context, string) error            { return ErrOff }
+func (none) RegainConsent(context.Context, string) error              { return nil }
+func (none) Invite(context.Context, Invitation) error                 { return ErrOff }
+func (none) Invitation(context.Context, TokenHash) (Invitation, error) {
+	return Invitation{}, ErrNotFound
+}
+func (none) UseInvitation(context.Context, TokenHash) (Invitation, error) {
+	return Invitation{}, ErrNotFound
 }

@@ -57,6 +57,62 @@ var schema = []string{
 		data    BLOB NOT NULL,
 		PRIMARY KEY (account, id)
 	) STRICT;`,
+
+	// Secrets, consent and invitations do not refer to the table of accounts:
+	// accounts of the configuration have them, too.
+	`CREATE TABLE account (
+		name       TEXT PRIMARY KEY,
+		version    INTEGER NOT NULL,
+		upstream   TEXT NOT NULL,
+		login      TEXT NOT NULL,
+		credential TEXT NOT NULL,
+		disabled   INTEGER NOT NULL,
+		created    INTEGER NOT NULL
+	) STRICT;
+	CREATE TABLE client_password (
+		account    TEXT NOT NULL REFERENCES account (name) ON DELETE CASCADE,
+		label      TEXT NOT NULL,
+		kind       TEXT NOT NULL,
+		verifier   BLOB NOT NULL,
+		stored_key BLOB NOT NULL,
+		server_key BLOB NOT NULL,
+		networks   TEXT NOT NULL,
+		created    INTEGER NOT NULL,
+		used       INTEGER NOT NULL DEFAULT 0,
+		PRIMARY KEY (account, label)
+	) STRICT;
+
+	CREATE TABLE secret (
+		account        TEXT NOT NULL,
+		purpose        TEXT NOT NULL,
+		version        INTEGER NOT NULL,
+		key            TEXT NOT NULL,
+		sealed         BLOB NOT NULL,
+		former_version INTEGER NOT NULL DEFAULT 0,
+		former_key     TEXT NOT NULL DEFAULT '',
+		former_sealed  BLOB NOT NULL DEFAULT X'',
+		PRIMARY KEY (account, purpose)
+	) STRICT;
+	CREATE INDEX secret_key ON secret (key);
+	CREATE INDEX secret_former_key ON secret (former_key) WHERE former_version > 0;
+
+	CREATE TABLE consent (
+		account TEXT PRIMARY KEY,
+		lost    INTEGER NOT NULL,
+		noticed INTEGER NOT NULL DEFAULT 0
+	) STRICT;
+	CREATE TABLE invitation (
+		account TEXT PRIMARY KEY,
+		token   BLOB NOT NULL UNIQUE,
+		created INTEGER NOT NULL,
+		expires INTEGER NOT NULL
+	) STRICT;
+
+	CREATE TABLE seed (
+		id   INTEGER PRIMARY KEY CHECK (id = 1),
+		seed BLOB NOT NULL
+	) STRICT;
+	INSERT INTO seed VALUES (1, randomblob(32));`,
 }
 
 // applicationID marks a database as postern's own, in the header of the file.

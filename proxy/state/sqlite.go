@@ -247,6 +247,9 @@ func (s *store) maintain(ctx context.Context) {
 		if err := s.prune(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("old removals not dropped", "err", err)
 		}
+		if err := s.dropExpired(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("expired invitations not dropped", "err", err)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -1,7 +1,8 @@
 // Package state keeps what outlives a session: intents to remove and the log
-// of what was removed, each account's UIDL ledger, cached listings, and who
-// holds a maildrop. It stores and orders; what a ledger's or a listing's
-// octets mean is known to the packages that wrote them.
+// of what was removed, each account's UIDL ledger, cached listings, who holds a
+// maildrop, and the accounts that have a password of postern's own, with their
+// sealed secrets. It stores and orders; what the octets of a ledger, a listing or
+// a sealed secret mean is known to the packages that wrote them.
 //
 // [Open] keeps it in two SQLite files: state.db, which must last (every write
 // is on disk before the call returns), and cache.db, which may be deleted at
@@ -60,13 +61,24 @@ type Store interface {
 	// ends by itself, so nothing that must be safe may rest on it.
 	Lock(ctx context.Context, key string) (release func(), err error)
 
+	Accounts
+	Secrets
+	Consents
+	Invitations
+
 	// Close ends the use of the store. Its other methods fail afterwards.
 	Close() error
 }
 
 var (
-	// ErrConflict: somebody else changed the ledger first.
-	ErrConflict = errors.New("ledger changed meanwhile")
+	// ErrConflict: somebody else changed the ledger, account or secret first.
+	ErrConflict = errors.New("changed meanwhile")
+
+	// ErrNotFound: there is no such account, password or invitation.
+	ErrNotFound = errors.New("not found")
+
+	// ErrExists: the name or label is taken.
+	ErrExists = errors.New("there already")
 
 	// ErrDamaged: what is stored is not what was written. It is never mended
 	// or replaced by anything empty: a person must restore it.
@@ -77,6 +89,9 @@ var (
 
 	// ErrReadOnly: the store was opened for reading.
 	ErrReadOnly = errors.New("state is open for reading only")
+
+	// ErrOff: what must last cannot be kept with the state off.
+	ErrOff = errors.New("state is off")
 )
 
 // A Query selects removals. Zero fields select everything.

@@ -3,6 +3,7 @@ package state
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"database/sql"
 	"errors"
@@ -173,14 +174,41 @@ func TestRetentionDropsWhatIsOld(t *testing.T) {
 	}
 }
 
-// A database as version 1 of the schema left it opens with everything in it.
+// A database as version 1 of the schema left it opens with everything in it,
+// whether a person restored it from a dump or it is the very file (which commit
+// 403bc4c wrote).
 func TestVersion1Opens(t *testing.T) {
-	dir := t.TempDir()
-	text, err := os.ReadFile("testdata/v1.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	execute(t, filepath.Join(dir, durableFile), string(text))
+	t.Run("dump", func(t *testing.T) {
+		dir := t.TempDir()
+		text, err := os.ReadFile("testdata/v1.sql")
+		if err != nil {
+			t.Fatal(err)
+		}
+		execute(t, filepath.Join(dir, durableFile), string(text))
+		opensVersion1(t, dir)
+	})
+	t.Run("file", func(t *testing.T) {
+		dir := t.TempDir()
+		f, err := os.Open("testdata/v1.db.gz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		unpacked, err := gzip.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := io.ReadAll(unpacked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, durableFile), content)
+		opensVersion1(t, dir)
+	})
+}
+
+func opensVersion1(t *testing.T, dir string) {
+	t.Helper()
 	s := opened(t, Options{Dir: dir})
 	if got := sessions(t, s); len(got) != 1 || got[0] != "s-pending" {
 		t.Errorf("pending of %q, want s-pending", got)
@@ -198,6 +226,16 @@ func TestVersion1Opens(t *testing.T) {
 	}
 	if version, err := schemaVersion(t.Context(), s.read); err != nil || version != len(schema) {
 		t.Errorf("schema version %d, %v; want %d", version, err, len(schema))
+	}
+	if err := s.AddAccount(t.Context(), Account{Name: "bob"}, []ClientPassword{{Account: "bob"}}, []Sealed{{Version: 1}}); err != nil {
+		t.Errorf("an account in it: %v", err)
+	}
+	s.Close()
+	again := opened(t, Options{Dir: dir})
+	one, err := again.Seed(t.Context())
+	other, err2 := opened(t, Options{Dir: t.TempDir()}).Seed(t.Context())
+	if err != nil || err2 != nil || bytes.Equal(one, other) {
+		t.Errorf("seeds %x and %x, %v, %v; want one of each database's own", one, other, err, err2)
 	}
 }
 
@@ -692,6 +730,45 @@ func BenchmarkSegments(b *testing.B) {
 			b.Fatal(err)
 		}
 		if _, err := s.Segments(b.Context(), "bob", ids); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func TestExpiredInvitationsAreDropped(t *testing.T) {
+	s := opened(t, Options{Dir: t.TempDir()})
+	for i, expires := range []time.Duration{-time.Hour, time.Hour} {
+		if err := s.Invite(t.Context(), Invitation{Account: fmt.Sprint(i), Token: TokenHash{byte(i)}, Expires: time.Now().Add(expires)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.dropExpired(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var left string
+	if err := s.read.QueryRow("SELECT group_concat(account) FROM invitation").Scan(&left); err != nil || left != "1" {
+		t.Errorf("left are %q, %v; want the one that can be used still", left, err)
+	}
+}
+
+// BenchmarkLogin is what the login of an account asks of the state.
+func BenchmarkLogin(b *testing.B) {
+	s := opened(b, Options{Dir: b.TempDir()})
+	for i := range 1000 {
+		name := fmt.Sprint("user", i)
+		if err := s.AddAccount(b.Context(), Account{Name: name}, []ClientPassword{{Account: name, Label: "a"}, {Account: name, Label: "b"}},
+			[]Sealed{{Name: SecretName{name, "p"}, Version: 1, Data: make([]byte, 100)}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		if _, err := s.Account(b.Context(), "user500"); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.ClientPasswords(b.Context(), "user500"); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.Secret(b.Context(), SecretName{"user500", "p"}); err != nil {
 			b.Fatal(err)
 		}
 	}
