@@ -29,6 +29,7 @@ var allowed = map[string][]string{
 	"proxy/retention": {"proxy/state", "upstream"},
 	"proxy/state":     {"upstream"},
 	"proxy/notice":    {"upstream"},
+	"proxy/consent":   {"upstream"},
 	"proxy/pop3":      {"upstream"},
 
 	"upstream":       {},

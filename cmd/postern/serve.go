@@ -152,7 +152,7 @@ func newGateway(c *config.Config, log *slog.Logger, unlogged func() uint64) (_ *
 	if err != nil {
 		return nil, err
 	}
-	g.admin = admin.New(g.status, counts.Handler(), log)
+	g.admin = admin.New(g.status, counts.Handler(), nil, log)
 	if c.Admin.Address != "" {
 		if g.adminListener, err = net.Listen("tcp", c.Admin.Address); err != nil {
 			return nil, fmt.Errorf("listen on %q: %w", c.Admin.Address, err)

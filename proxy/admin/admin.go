@@ -7,6 +7,9 @@
 //	/metrics  for Prometheus
 //	/healthz  200 while the process lives
 //	/readyz   200 while it takes connections, 503 and the reason otherwise
+//
+// The pages for consent, under /accounts and /connect/, are another package's,
+// which sees to who may do what. /connect/ is all that the world needs to reach.
 package admin
 
 import (
@@ -60,13 +63,14 @@ const (
 )
 
 // New returns a server for the operator; the caller has it Serve and Shutdown.
-// metrics answers /metrics. log may be nil.
-func New(status Status, metrics http.Handler, log *slog.Logger) *http.Server {
+// metrics answers /metrics, consent the pages for consent; nil is none. log may
+// be nil.
+func New(status Status, metrics, consent http.Handler, log *slog.Logger) *http.Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &http.Server{
-		Handler:           handler(status, metrics),
+		Handler:           handler(status, metrics, consent),
 		ReadHeaderTimeout: requestTime,
 		ReadTimeout:       requestTime,
 		WriteTimeout:      3 * requestTime, // a scrape of many series over a slow link
@@ -76,7 +80,18 @@ func New(status Status, metrics http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-func handler(status Status, metrics http.Handler) http.Handler {
+func handler(status Status, metrics, consent http.Handler) http.Handler {
+	all := http.NewServeMux()
+	all.Handle("/", shown(status, metrics))
+	if consent != nil {
+		all.Handle("/accounts", consent)
+		all.Handle("/connect/", consent)
+	}
+	return all
+}
+
+// shown is all that can only be looked at.
+func shown(status Status, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", metrics)
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") })

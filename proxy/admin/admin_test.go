@@ -40,7 +40,7 @@ var metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fm
 
 func ask(status Status, method, path string) *http.Response {
 	w := httptest.NewRecorder()
-	handler(status, metrics).ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader("x")))
+	handler(status, metrics, nil).ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader("x")))
 	return w.Result()
 }
 
@@ -76,6 +76,22 @@ func TestPaths(t *testing.T) {
 		r := ask(c.status, c.method, c.path)
 		if got := body(t, r); r.StatusCode != c.code || got != c.body {
 			t.Errorf("%s %s: got %d %q, want %d %q", c.method, c.path, r.StatusCode, got, c.code, c.body)
+		}
+	}
+}
+
+// The pages for consent take forms, and nothing else does because of them.
+func TestConsentPages(t *testing.T) {
+	site := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "consent ", r.Method) })
+	h := handler(busy, metrics, site)
+	for path, want := range map[string]string{
+		"/accounts": "consent POST", "/connect/abc": "consent POST",
+		"/": "only GET and HEAD\n", "/accounts/x": "only GET and HEAD\n", "/metrics": "only GET and HEAD\n",
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("POST", path, nil))
+		if got := w.Body.String(); got != want {
+			t.Errorf("POST %s: got %q, want %q", path, got, want)
 		}
 	}
 }
@@ -163,7 +179,7 @@ func TestStyleIsAllowed(t *testing.T) {
 
 // A client that sends its request slowly or sends too much of it is cut off.
 func TestServerLimits(t *testing.T) {
-	s := New(busy, metrics, nil)
+	s := New(busy, metrics, nil, nil)
 	for name, d := range map[string]time.Duration{"ReadHeaderTimeout": s.ReadHeaderTimeout, "ReadTimeout": s.ReadTimeout, "WriteTimeout": s.WriteTimeout, "IdleTimeout": s.IdleTimeout} {
 		if d <= 0 || d > 5*time.Minute {
 			t.Errorf("%s: got %v, want a limit", name, d)

@@ -1,0 +1,72 @@
+package consent
+
+import (
+	"net/http"
+	"time"
+)
+
+// A guess at the administrator's password is slow, and only few are made at a
+// time. The password itself is compared in constant time.
+const (
+	maxGuesses = 4
+	guessTime  = 2 * time.Second
+)
+
+// administrator lets the administrator through to a page (RFC 7617).
+func (s *Site) administrator(page http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, password, given := r.BasicAuth()
+		want := s.options.Password.Reveal()
+		if want != "" && given && equal(password, want) {
+			page(w, r)
+			return
+		}
+		if given {
+			s.guess(r)
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="postern", charset="UTF-8"`)
+		s.trouble(w, http.StatusUnauthorized, barred)
+	}
+}
+
+// guess takes the time that a wrong password costs.
+func (s *Site) guess(r *http.Request) {
+	s.log.Warn("wrong password of the administrator", "remote", r.RemoteAddr)
+	select {
+	case s.guesses <- struct{}{}:
+		defer func() { <-s.guesses }()
+	case <-r.Context().Done():
+		return
+	}
+	timer := time.NewTimer(guessTime)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.Context().Done():
+	}
+}
+
+// accounts lists the accounts, with a button each.
+func (s *Site) accounts(w http.ResponseWriter, r *http.Request) {
+	all, err := s.options.Desk.Accounts(r.Context())
+	if err != nil {
+		s.failed(w, err)
+		return
+	}
+	s.show(w, http.StatusOK, "accounts.html", all)
+}
+
+// invite shows the link to send to somebody.
+func (s *Site) invite(w http.ResponseWriter, r *http.Request) {
+	account := r.PostFormValue("account")
+	invitation, expires, err := s.options.Desk.Invite(r.Context(), account)
+	if err != nil {
+		s.failed(w, err)
+		return
+	}
+	s.log.Info("invited", "account", account, "expires", expires)
+	s.show(w, http.StatusOK, "invite.html", struct {
+		Account, Link string
+		Expires       time.Time
+	}{account, s.link(invitation), expires})
+}

@@ -1,0 +1,79 @@
+package consent
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"postern/upstream"
+)
+
+// pending holds what goes on between two pages of one browser, which is known
+// by a cookie: a consent that was asked for, then the settings that it led to.
+// It is kept in memory alone: after a restart, people begin again with their
+// link, which is good for as long as nothing came of it.
+type pending struct {
+	mu       sync.Mutex
+	browsers map[[sha256.Size]byte]*visit
+}
+
+// A visit is what one browser is at.
+type visit struct {
+	until    time.Time
+	request  Request   // until it is finished
+	settings *Settings // after that
+}
+
+const (
+	requestLife  = 15 * time.Minute // for a person to log in at the provider
+	settingsLife = 10 * time.Minute // for them to type the settings in
+	maxVisits    = 1000
+)
+
+func newPending() *pending { return &pending{browsers: map[[sha256.Size]byte]*visit{}} }
+
+// newBrowser is the secret of a cookie.
+func newBrowser() upstream.Secret { return upstream.NewSecret(rand.Text()) }
+
+// put has a browser be at something else. When there are too many, those past
+// their time make room, and otherwise any.
+func (p *pending) put(browser upstream.Secret, v visit, life time.Duration) {
+	v.until = time.Now().Add(life)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, other := range p.browsers {
+		if time.Now().After(other.until) || len(p.browsers) >= maxVisits {
+			delete(p.browsers, key)
+		}
+	}
+	p.browsers[sha256.Sum256([]byte(browser.Reveal()))] = &v
+}
+
+// get returns what a browser is at, if anything.
+func (p *pending) get(browser upstream.Secret) (visit, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.look(sha256.Sum256([]byte(browser.Reveal())))
+}
+
+// take is get for the request of that state, which is answered once only.
+func (p *pending) take(browser upstream.Secret, state string) (Request, bool) {
+	key := sha256.Sum256([]byte(browser.Reveal()))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v, ok := p.look(key)
+	if !ok || v.request == nil || !equal(v.request.State(), state) {
+		return nil, false
+	}
+	delete(p.browsers, key)
+	return v.request, true
+}
+
+func (p *pending) look(key [sha256.Size]byte) (visit, bool) {
+	v := p.browsers[key]
+	if v == nil || time.Now().After(v.until) {
+		return visit{}, false
+	}
+	return *v, true
+}
