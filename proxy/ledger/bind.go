@@ -12,14 +12,15 @@ import (
 
 // A binding finds which entry of the ledger each message of a listing is.
 type binding struct {
-	ctx       context.Context
-	drop      *maildrop
-	book      *book
-	view      view
-	sameNames bool // names mean what they meant in the book
-	sameIDs   bool // identities do, although names do not
-	moved     bool // most entries have no message under their name
-	renamed   bool // names have changed meaning since the last login
+	ctx        context.Context
+	drop       *maildrop
+	book       *book
+	view       view
+	sameOrigin bool // names come from where those in the book do
+	sameNames  bool // names mean what they meant at the last login
+	sameIDs    bool // identities do, although names do not
+	moved      bool // most entries have no message under their name
+	renamed    bool // names have changed meaning since the last login
 
 	kept    []run           // segments that are as they were, in order
 	all     bool            // that is every message, and every segment
@@ -76,6 +77,9 @@ func (b *binding) bind() error {
 		for i := range s.entries {
 			gone = append(gone, &s.entries[i])
 		}
+	}
+	if err := b.byFormerNames(&gone); err != nil {
+		return err
 	}
 	lists := []*[]*entry{&b.left, &gone}
 	if b.renamed {

@@ -9,7 +9,10 @@
 //
 // The upstream's name of it (UIDVALIDITY and UID, a JMAP id), as long as the
 // names come from the same place (Options.Origin), or evidently mean the same.
-// Where that fails, in this order:
+// So a message that a listing missed, or another client hid for a while, is what
+// it was. But what a client removed through postern, and a person brings back
+// once it was gone, is a new message: clients that remember for good what they
+// removed would never show it. Where names fail, in this order:
 //  1. an identity that the upstream keeps (EMAILID, X-GM-MSGID); between two
 //     upstreams only if all of the mailbox bears it out, since short ids of two
 //     servers can be equal by chance;

@@ -116,10 +116,12 @@ func (d *maildrop) newBinding(ctx context.Context) (*binding, error) {
 	if err != nil {
 		return nil, err
 	}
+	same := k.Origin == "" || k.Origin == d.opener.options.Origin
 	return &binding{
 		ctx: ctx, drop: d, book: k, view: d.view,
-		sameNames: len(k.Live) == 0 || k.Origin == "" || k.Origin == d.opener.options.Origin,
-		learned:   map[string]entry{},
+		sameOrigin: same,
+		sameNames:  same,
+		learned:    map[string]entry{},
 	}, nil
 }
 

@@ -32,9 +32,10 @@ const (
 	// samples is how many headers are compared to know a mailbox again.
 	samples = 16
 
-	// fewSizes and manySizes bound how many sizes have to agree where no dates
-	// can: half as many as there are messages, that is mostly different ones.
-	fewSizes, manySizes = 8, 64
+	// fewKinds and manyKinds bound how many different sizes, or sizes and dates,
+	// have to agree: half as many as there are messages, that is mostly
+	// different ones.
+	fewKinds, manyKinds = 8, 64
 )
 
 // agree tells whether names, or identities, mean what they meant although they
@@ -42,15 +43,15 @@ const (
 // reached by another protocol. Short ids of two servers may be equal by chance,
 // but then sizes and dates differ somewhere. So nine in ten must be there
 // still, all with the size and date that they had, and a sample with the header.
-// An IMAP listing has no dates: then it takes sizes enough to tell by.
+// It takes sizes and dates enough to tell by; an IMAP listing has no dates.
 func (b *binding) agree(of func(*entry) string, to func(int) string) (bool, error) {
 	at := make(map[string]int, len(b.open))
 	for _, i := range b.open {
 		at[to(i)] = i
 	}
 	entries, pairs, dated := 0, 0, 0
-	sizes := map[int64]bool{}
-	var known []*entry // with a header to compare
+	kinds := map[[2]int64]bool{} // by size and date
+	var known []*entry           // with a header to compare
 	for _, e := range b.left {
 		if e.flags&removing != 0 {
 			continue
@@ -64,9 +65,11 @@ func (b *binding) agree(of func(*entry) string, to func(int) string) (bool, erro
 		if same, _ := b.isEqual(e, i); !same {
 			return false, nil
 		}
-		sizes[e.size] = true
 		if e.received != 0 && b.view.received(i) != 0 {
 			dated++
+			kinds[[2]int64{e.size, e.received}] = true
+		} else {
+			kinds[[2]int64{e.size, 0}] = true
 		}
 		if e.flags&hashed != 0 {
 			known = append(known, e)
@@ -75,17 +78,74 @@ func (b *binding) agree(of func(*entry) string, to func(int) string) (bool, erro
 	if pairs == 0 || 10*pairs < 9*entries {
 		return false, nil
 	}
-	if dated < pairs && len(sizes) < max(fewSizes, min(pairs/2, manySizes)) {
+	enough := max(fewKinds, min(pairs/2, manyKinds))
+	if dated == pairs {
+		enough = min(enough, pairs) // a small mailbox will do
+	}
+	if len(kinds) < enough {
 		return false, nil
 	}
+	return b.sample(known, func(e *entry) int { return at[of(e)] })
+}
+
+// sample tells whether some of the entries, evenly chosen, have the header of
+// their message.
+func (b *binding) sample(known []*entry, at func(*entry) int) (same bool, err error) {
 	n := min(samples, len(known))
 	for k := range n {
 		e := known[len(known)-1-k*len(known)/n]
-		if h, ok, err := b.header(at[of(e)]); err != nil || !ok || h != e.header {
+		if same, err := b.hasHeader(e, at(e)); err != nil || !same {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+func (b *binding) hasHeader(e *entry, i int) (bool, error) {
+	h, ok, err := b.header(i)
+	return ok && h == e.header, err
+}
+
+// byFormerNames binds messages to entries that were gone and had their name: a
+// listing had missed them, or another client had hidden them for a while. No
+// server may give a name again (RFC 3501 section 2.3.1.1, RFC 8620 section 1.2),
+// but one that was restored from a backup does. So messages that have only a
+// size in common with their entries need the header, too; of many, some tell.
+func (b *binding) byFormerNames(gone *[]*entry) error {
+	if !b.sameOrigin {
+		return nil
+	}
+	at := make(map[string]int, len(b.open))
+	for _, i := range b.open {
+		at[b.view.name(i)] = i
+	}
+	var known []*entry // with a header to compare
+	for _, e := range *gone {
+		i, ok := at[e.name]
+		if ok && e.flags&hashed != 0 && e.size == b.view.Size(i) && !b.isIdentical(e, i) {
+			known = append(known, e)
+		}
+	}
+	alike, err := b.sample(known, func(e *entry) int { return at[e.name] })
+	if err != nil {
+		return err
+	}
+	return b.pair(gone, named, b.view.name, func(e *entry, i int) (bool, error) {
+		switch {
+		case b.isIdentical(e, i):
+			return true, nil
+		case b.contradicts(e, i) || e.size != b.view.Size(i) || b.isRedated(e, i):
+			return false, nil
+		case e.flags&hashed != 0 && !alike:
+			return b.hasHeader(e, i)
+		}
+		return true, nil
+	})
+}
+
+// isIdentical tells whether the upstream itself says that i is the same message.
+func (b *binding) isIdentical(e *entry, i int) bool {
+	return e.identity != "" && e.identity == b.view.identity(i)
 }
 
 // imports binds the entries of an import to whatever message they fit, before
@@ -122,11 +182,10 @@ func (b *binding) isSame(e *entry, i int) (bool, error) {
 	switch {
 	case b.contradicts(e, i):
 		return false, nil
-	case !otherSize && !otherDate || e.identity != "" && e.identity == b.view.identity(i):
+	case !otherSize && !otherDate || b.isIdentical(e, i):
 		return true, nil
 	case e.flags&hashed != 0:
-		h, ok, err := b.header(i)
-		return ok && h == e.header, err
+		return b.hasHeader(e, i)
 	}
 	return !otherSize || !otherDate, nil
 }
@@ -186,19 +245,19 @@ func (b *binding) among(entries *[]*entry) error {
 
 func sized(size int64, more []byte) string { return fmt.Sprintf("%d %s", size, more) }
 
-// isIdentified judges a message that has an entry's identity. An entry that was
-// gone before may be from another origin than its like today.
+// isIdentified judges a message that has an entry's identity. An entry without
+// a name was gone when the origin changed: its identity may mean another message
+// today.
 func (b *binding) isIdentified(e *entry, i int) (bool, error) {
 	switch {
-	case b.sameNames && e.gone == 0 || kind(e.identity) == "gmail":
+	case b.sameNames && e.gone == 0 || b.sameOrigin && e.name != "" || kind(e.identity) == "gmail":
 		return true, nil
 	case b.sameIDs && e.gone == 0:
 		return b.isEqual(e, i)
 	case e.size != b.view.Size(i) || b.isRedated(e, i):
 		return false, nil
 	case e.flags&hashed != 0:
-		h, ok, err := b.header(i)
-		return ok && h == e.header, err
+		return b.hasHeader(e, i)
 	}
 	return e.gone != 0 && e.received != 0 && b.view.received(i) != 0, nil // by isRedated, equal
 }

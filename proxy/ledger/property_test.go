@@ -28,6 +28,37 @@ type history struct {
 	owner     map[string]string // UIDL to the text that it was issued for
 	uidl      map[string]string // text to UIDL, as last shown
 	retrieved map[string]bool   // texts that were downloaded
+	last      map[string]place  // of texts, when they were last shown
+	hidden    []message         // by another client
+}
+
+// A place is where a message was, and when.
+type place struct {
+	origin, name string
+	at           time.Time
+}
+
+// hide takes messages away, to be brought back. Their names must do to know them
+// then: a mailbox that moved is told by what it has.
+func (h *history) hide(from, to int) {
+	for _, m := range h.box.messages[from:to] {
+		delete(h.retrieved, m.text)
+	}
+	h.hidden = append(h.hidden, h.box.messages[from:to]...)
+	h.box.take(from, to)
+}
+
+// bringBack undoes that. What is not known any more, or never was, is dated like
+// any message that is new.
+func (h *history) bringBack() {
+	for _, m := range h.hidden {
+		if was, known := h.last[m.text]; !known || h.now.Sub(was.at) >= keepGone*24*time.Hour {
+			m.received = h.clock
+		}
+		h.box.messages = append(h.box.messages, m)
+	}
+	slices.SortFunc(h.box.messages, func(a, b message) int { return a.name - b.name })
+	h.hidden = nil
 }
 
 func (h *history) opener() *Opener {
@@ -103,7 +134,13 @@ func (h *history) check(s *session) {
 		if was, ok := h.uidl[text]; ok && was != u && h.retrieved[text] {
 			h.t.Fatalf("%q was downloaded as %s, and is %s now", text, was, u)
 		}
-		h.owner[u], h.uidl[text] = text, u
+		name := string(s.Listing.(*listing).Listing.(*mailboxListing).AppendName(nil, i))
+		here := place{h.origin, name, h.now}
+		was, known := h.last[text]
+		if known && was.origin == here.origin && was.name == name && h.now.Sub(was.at) < keepGone*24*time.Hour && u != h.uidl[text] {
+			h.t.Fatalf("%q had the name %s as %s, and has as %s", text, name, h.uidl[text], u)
+		}
+		h.owner[u], h.uidl[text], h.last[text] = text, u, here
 	}
 }
 
@@ -111,7 +148,7 @@ func TestNoUIDLEverChangesItsMessage(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		store := &memory{ledgers: map[string]state.Ledger{}, segments: map[int64][]byte{}}
 		h := &history{t: rt, box: newMailbox(0), store: store, origin: "a", now: start, clock: start,
-			owner: map[string]string{}, uidl: map[string]string{}, retrieved: map[string]bool{}}
+			owner: map[string]string{}, uidl: map[string]string{}, retrieved: map[string]bool{}, last: map[string]place{}}
 		h.box.identity = rapid.SampledFrom([]string{"", "objectid:", "gmail:"}).Draw(rt, "identity")
 		if rapid.Bool().Draw(rt, "few UIDLs") {
 			h.box.uidl = func(b *mailbox, m message) string { return fmt.Sprint("u", m.name%7) }
@@ -130,7 +167,15 @@ func TestNoUIDLEverChangesItsMessage(t *testing.T) {
 					h.box.take(from, rapid.IntRange(from, n).Draw(t, "to"))
 				}
 			},
+			"another client hides": func(t *rapid.T) {
+				if n := len(h.box.messages); n > 0 {
+					from := rapid.IntRange(0, n-1).Draw(t, "from")
+					h.hide(from, rapid.IntRange(from, n).Draw(t, "to"))
+				}
+			},
+			"and brings back": func(*rapid.T) { h.bringBack() },
 			"rebuild": func(t *rapid.T) {
+				h.hidden = nil
 				h.box.renumber(fmt.Sprint(rapid.IntRange(1, 3).Draw(t, "validity")))
 				h.moves++
 				h.box.last = 1000 * h.moves // names that none had
@@ -140,6 +185,7 @@ func TestNoUIDLEverChangesItsMessage(t *testing.T) {
 				}
 			},
 			"move": func(t *rapid.T) { // to where names and identities begin anew
+				h.hidden = nil
 				h.moves++
 				h.origin = fmt.Sprint("origin ", h.moves)
 				h.box.validity = fmt.Sprint(rapid.IntRange(1, 2).Draw(t, "validity"))
@@ -151,7 +197,7 @@ func TestNoUIDLEverChangesItsMessage(t *testing.T) {
 					h.box.messages[i].identity = fmt.Sprint(h.box.identity, h.box.last)
 				}
 			},
-			"another name for the upstream": func(t *rapid.T) { h.origin += "'" },
+			"another name for the upstream": func(*rapid.T) { h.origin += "'" },
 			"reorder":                       func(*rapid.T) { reverse(h.box) },
 			"undate":                        func(t *rapid.T) { h.box.undated = rapid.Bool().Draw(t, "undated") },
 			"days pass":                     func(t *rapid.T) { h.now = h.now.AddDate(0, 0, rapid.IntRange(1, 20).Draw(t, "days")) },

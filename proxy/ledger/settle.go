@@ -223,7 +223,7 @@ func (b *binding) settleGone() error {
 	for _, e := range b.removed {
 		retiring = append(retiring, e.uidl)
 	}
-	if len(b.left) > 0 || len(b.back) > 0 || b.overdue() {
+	if len(b.left) > 0 || len(b.back) > 0 || b.overdue() || !b.sameOrigin && len(b.book.Gone) > 0 {
 		expired, err := b.rewriteGone()
 		if err != nil {
 			return err
@@ -240,6 +240,7 @@ func (b *binding) overdue() bool {
 
 // rewriteGone adds what is left over to what is gone, takes out what came
 // back, and returns the UIDLs of what need not be kept in full any longer.
+// Under another origin its names mean nothing: it has none from now on.
 func (b *binding) rewriteGone() (expired []string, err error) {
 	if b.gone == nil {
 		if err := b.loadGone(); err != nil {
@@ -253,7 +254,7 @@ func (b *binding) rewriteGone() (expired []string, err error) {
 		var still []*entry
 		for i := range s.entries {
 			if e := &s.entries[i]; !b.back[e] {
-				still = append(still, e)
+				still = append(still, b.goneAs(e, e.gone))
 			}
 		}
 		total += len(still)
@@ -262,7 +263,7 @@ func (b *binding) rewriteGone() (expired []string, err error) {
 		case last:
 			tail = still
 			b.book.remove(s.reference)
-		case len(still) == s.Count:
+		case len(still) == s.Count && b.sameOrigin:
 			refs = append(refs, s.reference)
 		default:
 			b.book.remove(s.reference)
@@ -270,9 +271,7 @@ func (b *binding) rewriteGone() (expired []string, err error) {
 		}
 	}
 	for _, e := range b.left {
-		n := *e
-		n.gone, n.flags = b.today(), e.flags&^(removing|imported)
-		tail = append(tail, &n)
+		tail = append(tail, b.goneAs(e, b.today()))
 	}
 	refs = b.addGone(refs, tail)
 	for len(refs) > 0 && (total > maxGone || b.today()-refs[0].Latest > keepGone) {
@@ -287,6 +286,16 @@ func (b *binding) rewriteGone() (expired []string, err error) {
 	}
 	b.book.Gone = refs
 	return expired, nil
+}
+
+// goneAs is an entry as it is kept, found gone on that day.
+func (b *binding) goneAs(e *entry, day int64) *entry {
+	n := *e
+	n.gone, n.flags = day, e.flags&^(removing|imported)
+	if !b.sameOrigin {
+		n.name = ""
+	}
+	return &n
 }
 
 func (b *binding) addGone(refs []reference, entries []*entry) []reference {

@@ -270,15 +270,18 @@ func (t *trial) judgeUIDLs() {
 }
 
 // lasts tells whether the unique-id of a message must be the same in two
-// sessions. It may change in a mailbox that was renumbered, and if a third
-// session did not show the message: it was removed, or hidden as DeleteFlag
-// does, or had not come yet when that session began, which it would not have
-// done with a lock.
+// sessions. It may change in a mailbox that was renumbered, and if a person
+// brought back what a client had removed: that is to be seen by clients that
+// remember the old one.
 func (t *trial) lasts(id int, first, second Session) bool {
 	renumbered := slices.ContainsFunc(t.events, func(e Event) bool {
 		return e.Kind == Renumbered && e.Account == second.Account && e.At < second.Listed
 	})
-	return !renumbered && !slices.ContainsFunc(t.sessions, func(s Session) bool {
+	removed := slices.ContainsFunc(t.sessions, func(s Session) bool {
+		return s.Account == second.Account && s.Asked[id] && s.Quit != 0 && s.Quit < second.Listed
+	})
+	missed := slices.ContainsFunc(t.sessions, func(s Session) bool {
 		return s.Account == second.Account && s.Listed > first.Began && s.Began < second.Listed && !slices.Contains(s.Shown, id)
 	})
+	return !renumbered && !(removed && missed)
 }
