@@ -476,7 +476,7 @@ func killed(t *testing.T, k *killTest, upstream, policy string, points []killPoi
 listeners: [{address: "127.0.0.1:0"}]
 state: {path: %q}
 upstreams: {there: {%s}}
-routes: [{user: "*", upstream: there, churn: off, %s}] # a gateway that died cannot say why most messages are gone
+routes: [{user: "*", upstream: there, %s}]
 `, dir, upstream, policy)
 	k.t, k.uidls = t, map[int]string{}
 	k.start()

@@ -31,6 +31,7 @@ type mailbox struct {
 	listErr error
 	stuck   error // answer of Remove, which removes nothing then
 	denied  error // answer of Removable
+	removes int   // messages that Remove removes before the gateway dies; 0: all
 }
 
 type message struct {
@@ -117,11 +118,16 @@ func (d *mailboxDrop) Remove(_ context.Context, messages []int) (int, error) {
 	if d.box.stuck != nil {
 		return 0, d.box.stuck
 	}
-	for _, i := range messages {
+	for n, i := range messages {
+		if n > 0 && n == d.box.removes {
+			return 0, errDied
+		}
 		d.box.messages = slices.DeleteFunc(d.box.messages, func(m message) bool { return m.name == d.listed[i].name })
 	}
 	return len(messages), nil
 }
+
+var errDied = errors.New("the gateway died")
 
 func (d *mailboxDrop) MarkSeen(context.Context, []int) error { return nil }
 

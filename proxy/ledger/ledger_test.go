@@ -477,11 +477,7 @@ func TestChurnBreaker(t *testing.T) {
 		}},
 		{name: "removed by the client, and much new mail", n: 60, do: func(t *testing.T, o *Opener, b *mailbox) {
 			s := login(t, o)
-			all := make([]int, s.Len())
-			for i := range all {
-				all[i] = i
-			}
-			if _, err := s.Remove(t.Context(), all); err != nil {
+			if _, err := s.Remove(t.Context(), all(s)); err != nil {
 				t.Fatal(err)
 			}
 			s.close()
@@ -490,6 +486,16 @@ func TestChurnBreaker(t *testing.T) {
 				b.deliver(letter(900 + i))
 			}
 		}},
+		{name: "not removed since the mailbox changed", n: 60, do: func(t *testing.T, o *Opener, b *mailbox) {
+			b.stuck = upstream.ErrChanged
+			s := login(t, o)
+			if _, err := s.Remove(t.Context(), all(s)); !errors.Is(err, upstream.ErrChanged) {
+				t.Fatal(err)
+			}
+			s.close()
+			b.stuck = nil
+			move(b)
+		}, trips: true},
 		{name: "empty for one login, then moved", n: 60, do: func(t *testing.T, o *Opener, b *mailbox) {
 			all := b.messages
 			b.messages = nil
@@ -678,17 +684,63 @@ func TestRemovalThatFailed(t *testing.T) {
 	first := drain(t, o, box)
 	box.stuck = upstream.ErrUnavailable
 	s := login(t, o)
-	all := make([]int, s.Len())
-	for i := range all {
-		all[i] = i
-	}
-	if _, err := s.Remove(t.Context(), all); !errors.Is(err, upstream.ErrUnavailable) {
+	if _, err := s.Remove(t.Context(), all(s)); !errors.Is(err, upstream.ErrUnavailable) {
 		t.Fatal(err)
 	}
 	s.close()
 	sameUIDLs(t, first, shown(t, o, box))
 	box.renumber("18")
 	sameUIDLs(t, first, shown(t, o, box))
+}
+
+// all are the messages of a session.
+func all(s *session) []int {
+	numbers := make([]int, s.Len())
+	for i := range numbers {
+		numbers[i] = i
+	}
+	return numbers
+}
+
+// A gateway that dies in the removal of most of a mailbox leaves word of what
+// was to be removed. What was not is what it was.
+func TestDeathInARemoval(t *testing.T) {
+	box, store := newMailbox(100), newStore(t)
+	box.undated = true // or new mail would be known as new
+	o := New(box, store, Options{})
+	first := drain(t, o, box)
+	box.removes = 90
+	s := login(t, o) // never closed
+	if _, err := s.Remove(t.Context(), all(s)[:95]); !errors.Is(err, errDied) {
+		t.Fatal(err)
+	}
+	for i := range 200 {
+		box.deliver(letter(900 + i))
+	}
+	after := shown(t, New(box, store, Options{}), box)
+	sameUIDLs(t, first, after)
+	unique(t, after)
+	box.take(0, 10)
+	box.removes = 0
+	sameUIDLs(t, after, shown(t, o, box))
+}
+
+// What a session learned and what it removes are written at once.
+func TestRemovalIsWrittenWithTheRest(t *testing.T) {
+	const plenty = 1000
+	box, store := newMailbox(30), &faulty{newStore(t), plenty, plenty}
+	o := New(box, store, Options{})
+	shown(t, o, box)
+	store.writes = plenty
+	s := login(t, o)
+	s.retrieveAll()
+	if _, err := s.Remove(t.Context(), []int{3, 4, 5}); err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+	if n := plenty - store.writes; n != 1 {
+		t.Errorf("written %d times, want once", n)
+	}
 }
 
 // Everything is gone for a while, more than a segment of it, and comes back.

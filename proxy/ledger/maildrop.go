@@ -13,8 +13,8 @@ import (
 )
 
 // A maildrop shows what another shows, with the ledger's UIDLs. What it learns
-// in passing (headers, what was delivered, what was removed) is written when
-// it is closed, and now and then before.
+// in passing (headers, what was delivered) is written before anything is
+// removed, when it is closed, and now and then before.
 type maildrop struct {
 	upstream.Maildrop
 	opener  *Opener
@@ -33,6 +33,7 @@ type maildrop struct {
 // A mark is what a session learned of a message.
 type mark struct {
 	flags  flags // hashed, delivered, removing
+	not    flags // removing, where it turned out otherwise
 	header Header
 }
 
@@ -198,7 +199,7 @@ func (p *passing) Close() error {
 }
 
 func (d *maildrop) mark(i int, m mark) {
-	if m.flags == 0 {
+	if m.flags|m.not == 0 {
 		return
 	}
 	d.mu.Lock()
@@ -210,7 +211,7 @@ func (d *maildrop) mark(i int, m mark) {
 	if m.flags&delivered != 0 {
 		d.got[i] = true
 	}
-	m.flags |= old.flags
+	m.flags, m.not = m.flags|old.flags&^m.not, m.not|old.not&^m.flags
 	d.marks[i] = m
 }
 
@@ -299,17 +300,24 @@ func (d *maildrop) positions(b *book) func(s *segment, k int) (int, bool) {
 	}
 }
 
-// Remove implements upstream.Maildrop.
+// Remove implements upstream.Maildrop. That messages are to be removed is
+// written down before: if the gateway dies in the middle of it, the next login
+// must know why so many are gone. Those that stay are found and unmarked then.
+// All else that the session learned is written with it, so that Close need not.
 func (d *maildrop) Remove(ctx context.Context, messages []int) (int, error) {
 	for _, i := range messages {
 		if err := d.retrieved(i); err != nil {
 			return 0, err
 		}
 	}
+	for _, i := range messages {
+		d.mark(i, mark{flags: removing})
+	}
+	d.flush(context.WithoutCancel(ctx))
 	removed, err := d.Maildrop.Remove(ctx, messages)
-	if !errors.Is(err, upstream.ErrChanged) {
+	if errors.Is(err, upstream.ErrChanged) {
 		for _, i := range messages {
-			d.mark(i, mark{flags: removing})
+			d.mark(i, mark{not: removing})
 		}
 	}
 	return removed, err
@@ -377,6 +385,7 @@ func (d *maildrop) apply(ctx context.Context, b *book) error {
 			continue
 		}
 		all := make([]*entry, len(s.entries))
+		r.Removing = false
 		for k := range s.entries {
 			all[k] = &s.entries[k]
 			r.Removing = r.Removing || s.entries[k].flags&removing != 0
@@ -410,10 +419,11 @@ func (d *maildrop) applyTo(s *segment, at func(*segment, int) (int, bool)) (chan
 		}
 		e := &s.entries[k]
 		m, ok := d.marks[i]
-		if !ok || e.flags|m.flags == e.flags && (m.flags&hashed == 0 || m.header == e.header) {
+		after := e.flags&^m.not | m.flags
+		if !ok || after == e.flags && (m.flags&hashed == 0 || m.header == e.header) {
 			continue
 		}
-		e.flags |= m.flags
+		e.flags = after
 		if m.flags&hashed != 0 {
 			e.header = m.header
 		}
