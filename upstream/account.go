@@ -19,12 +19,23 @@ type Account struct {
 // It is asked at each login upstream, also when a session has to connect anew,
 // and keeps a token for as long as it is good.
 type TokenSource interface {
-	// Token returns an access token other than refused, which is what the
-	// upstream has just not taken, or empty. The errors: ErrConsent where the
-	// account's owner must consent anew, ErrUnavailable where a later call may
-	// do, and never ErrAuth.
+	// Token returns an access token. refused is what the upstream has just not
+	// taken, or empty; it comes back where there is no other. The errors:
+	// ErrConsent where the account's owner must consent anew, ErrUnavailable
+	// where a later call may do, and never ErrAuth.
 	Token(ctx context.Context, refused Secret) (Secret, error)
+	// Key stands for all the tokens of the source, in whatever is kept for those
+	// who may use them: only who may have the tokens comes by it. Empty: nothing
+	// is to be kept.
+	Key() Secret
 }
+
+// A GivenToken is a token that the client itself has sent, as a TokenSource.
+// There is no other.
+type GivenToken struct{ Secret }
+
+func (t GivenToken) Token(context.Context, Secret) (Secret, error) { return t.Secret, nil }
+func (t GivenToken) Key() Secret                                   { return t.Secret }
 
 // A Secret is a password or a token. Whatever prints, logs or marshals it
 // shows only asterisks; Reveal is the one way to its text.

@@ -49,6 +49,10 @@ type Report struct {
 func (u *Upstream) Describe(ctx context.Context, account upstream.Account) (Report, error) {
 	began := time.Now()
 	r := Report{Address: u.o.Address}
+	account, err := withToken(ctx, account, upstream.Secret{})
+	if err != nil {
+		return r, err
+	}
 	c, err := u.connect(ctx)
 	if err != nil {
 		return r, err

@@ -46,6 +46,7 @@ type fake struct {
 	messages    []fakeMessage
 	connections int
 	commands    []string     // of all connections, without their tags
+	tokens      []string     // responses of AUTHENTICATE, decoded
 	clear       lockedBuffer // what was sent without TLS
 	flagged     []uint32     // in the INBOX, by UID STORE
 	expunged    []uint32     // in the INBOX, by EXPUNGE and UID EXPUNGE

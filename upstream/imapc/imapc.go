@@ -14,7 +14,7 @@
 // policy that asks for it (see expungeAlone).
 //
 // RFC 3501 and 9051 (IMAP), 2595 and 8314 (TLS), 2971 (ID), 4315 (UIDPLUS),
-// 4616 and 4959 (AUTHENTICATE PLAIN), 5530 (response codes).
+// 4616 and 4959 (AUTHENTICATE PLAIN), 5530 (response codes), 7628 (OAUTHBEARER).
 package imapc
 
 import (
@@ -57,6 +57,9 @@ type Options struct {
 	// ServerName is the host of Address, an unset MinVersion is TLS 1.2.
 	TLSConfig *tls.Config
 	Mailbox   string // INBOX
+
+	// PreferXOAUTH2 sends tokens by XOAUTH2 where OAUTHBEARER is offered too.
+	PreferXOAUTH2 bool
 
 	Policy  upstream.Policy  // what becomes of messages that clients remove and read
 	Journal upstream.Journal // of removals; nil: none

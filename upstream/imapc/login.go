@@ -63,6 +63,9 @@ func (u *Upstream) login(ctx context.Context, account upstream.Account) (_ *conn
 	if hook := u.o.Hooks.LoggedIn; hook != nil {
 		defer func() { hook(time.Since(began), err) }()
 	}
+	if account, err = withToken(ctx, account, upstream.Secret{}); err != nil {
+		return nil, err
+	}
 	c, err := u.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -77,9 +80,26 @@ func (u *Upstream) login(ctx context.Context, account upstream.Account) (_ *conn
 	return c, nil
 }
 
-// login proves who we are. The capabilities are those of the connection as it
-// is now: what was said before TLS or before login counts for nothing after it.
+// login proves who we are. A token that is refused may have been withdrawn
+// before its time: then another one is tried.
 func (c *conn) login(ctx context.Context, account upstream.Account) error {
+	err := c.prove(ctx, account)
+	if account.Tokens == nil || !errors.Is(err, upstream.ErrAuth) {
+		return err
+	}
+	other, failed := withToken(ctx, account, account.Password)
+	if failed != nil {
+		return fmt.Errorf("%s; another token: %w", printable([]byte(err.Error())), failed)
+	}
+	if other.Password == account.Password || c.g.broken() != nil {
+		return err
+	}
+	return c.prove(ctx, other)
+}
+
+// prove logs in. The capabilities are those of the connection as it is now:
+// what was said before TLS or before login counts for nothing after it.
+func (c *conn) prove(ctx context.Context, account upstream.Account) error {
 	defer c.during(ctx, c.answered())()
 	doing := fmt.Sprintf("log in %q", account.User)
 	if err := c.lib.WaitGreeting(); err != nil {
@@ -106,9 +126,13 @@ func (c *conn) login(ctx context.Context, account upstream.Account) error {
 	return c.relearn(doing)
 }
 
-// authenticate sends the credentials: by LOGIN, or by AUTHENTICATE PLAIN where
-// LOGIN is disabled or cannot carry them, as it is for ASCII only.
+// authenticate sends the credentials: a token by a mechanism for tokens, a
+// password by LOGIN, or by AUTHENTICATE PLAIN where LOGIN is disabled or cannot
+// carry it, as it is for ASCII only.
 func (c *conn) authenticate(account upstream.Account) error {
+	if account.Tokens != nil {
+		return c.bear(account)
+	}
 	user, password := account.User, account.Password.Reveal()
 	if strings.ContainsRune(user+password, 0) {
 		return fmt.Errorf("a NUL in the credentials: %w", upstream.ErrAuth)

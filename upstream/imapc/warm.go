@@ -44,13 +44,22 @@ func newStable(stay time.Duration) *stable {
 	return s
 }
 
-// proof is what is kept of a password. The key sees to it that it is worth
+// proof is what is kept of a password, or of what stands for tokens that come
+// and go; nil if nothing is to be kept. The key sees to it that it is worth
 // nothing outside of this process.
 func (s *stable) proof(a upstream.Account) []byte {
 	h := hmac.New(sha256.New, s.key[:])
 	user := sha256.Sum256([]byte(a.User))
 	h.Write(user[:])
-	h.Write([]byte(a.Password.Reveal()))
+	if a.Tokens == nil {
+		h.Write([]byte("password " + a.Password.Reveal()))
+		return h.Sum(nil)
+	}
+	key := a.Tokens.Key().Reveal()
+	if key == "" {
+		return nil
+	}
+	h.Write([]byte("tokens " + key))
 	return h.Sum(nil)
 }
 
@@ -98,7 +107,7 @@ func (s *stable) take(a upstream.Account) *parked {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.parked[a.User]
-	if p == nil || !hmac.Equal(p.c.proof, proof) {
+	if p == nil || len(proof) == 0 || !hmac.Equal(p.c.proof, proof) {
 		return nil
 	}
 	delete(s.parked, a.User)

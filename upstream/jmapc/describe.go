@@ -37,11 +37,11 @@ type Mailbox struct {
 
 // Describe logs in and reports what is there. Its errors are those of Open.
 func (u *Upstream) Describe(ctx context.Context, account upstream.Account) (Report, error) {
-	authorization, err := u.o.Scheme.header(account)
+	p, err := u.o.Scheme.proof(account)
 	if err != nil {
 		return Report{}, fmt.Errorf("jmap login: %w", err)
 	}
-	d, err := u.login(ctx, account, authorization)
+	d, err := u.login(ctx, account, p)
 	if err != nil {
 		return Report{}, fmt.Errorf("jmap login: %w", err)
 	}

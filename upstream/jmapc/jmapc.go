@@ -44,7 +44,7 @@ type Options struct {
 	// then the SRV record _jmap._tcp (RFC 8620 section 2.2). What is found has to
 	// be inside the domain.
 	Domain string
-	// Scheme is how the account's password is sent.
+	// Scheme is how the account's password is sent. Tokens are always borne.
 	Scheme Scheme
 	// PlainHTTP allows a URL that begins with http: the credentials and the
 	// mail then cross the network in the clear.
@@ -131,20 +131,20 @@ func (u *Upstream) Open(ctx context.Context, account upstream.Account) (upstream
 }
 
 func (u *Upstream) open(ctx context.Context, account upstream.Account) (*maildrop, error) {
-	authorization, err := u.o.Scheme.header(account)
+	p, err := u.o.Scheme.proof(account)
 	if err != nil {
 		return nil, err
 	}
-	d, err := u.reopen(ctx, account, authorization)
+	d, err := u.reopen(ctx, account, p)
 	if err != nil {
 		return nil, err
 	}
 	if d == nil {
-		if d, err = u.login(ctx, account, authorization); err != nil {
+		if d, err = u.login(ctx, account, p); err != nil {
 			return nil, err
 		}
 		if !d.stale {
-			u.memory.remember(authorization, d.session.facts, d.inbox)
+			u.memory.remember(p.key, d.session.facts, d.inbox)
 		}
 	}
 	d.resume(ctx)
@@ -155,12 +155,12 @@ func (u *Upstream) open(ctx context.Context, account upstream.Account) (*maildro
 // It returns nil if there was none, or if that may not hold any more: then only a
 // login from the beginning can tell what is wrong. A server that is not there is
 // not waited for twice.
-func (u *Upstream) reopen(ctx context.Context, account upstream.Account, authorization string) (*maildrop, error) {
-	k, ok := u.memory.find(authorization)
+func (u *Upstream) reopen(ctx context.Context, account upstream.Account, p proof) (*maildrop, error) {
+	k, ok := u.memory.find(p.key)
 	if !ok {
 		return nil, nil
 	}
-	d := newMaildrop(u, newWire(u, authorization, k.url), account)
+	d := newMaildrop(u, newWire(u, p, k.url), account)
 	s, err := newSession(d.wire, k.facts)
 	if err == nil {
 		d.use(s)
@@ -170,7 +170,7 @@ func (u *Upstream) reopen(ctx context.Context, account upstream.Account, authori
 		return d, nil
 	}
 	d.Close()
-	u.memory.forget(authorization)
+	u.memory.forget(p.key)
 	var unreachable *net.OpError
 	if ctx.Err() != nil || errors.As(err, &unreachable) {
 		return nil, err
@@ -179,8 +179,8 @@ func (u *Upstream) reopen(ctx context.Context, account upstream.Account, authori
 }
 
 // login opens the inbox from the beginning.
-func (u *Upstream) login(ctx context.Context, account upstream.Account, authorization string) (*maildrop, error) {
-	d, err := u.authenticate(ctx, account, authorization)
+func (u *Upstream) login(ctx context.Context, account upstream.Account, p proof) (*maildrop, error) {
+	d, err := u.authenticate(ctx, account, p)
 	if err != nil {
 		return nil, loginError(err)
 	}
@@ -192,12 +192,12 @@ func (u *Upstream) login(ctx context.Context, account upstream.Account, authoriz
 }
 
 // authenticate fetches the session, which is what proves the credentials.
-func (u *Upstream) authenticate(ctx context.Context, account upstream.Account, authorization string) (*maildrop, error) {
+func (u *Upstream) authenticate(ctx context.Context, account upstream.Account, p proof) (*maildrop, error) {
 	at, err := u.sessionURL(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d := newMaildrop(u, newWire(u, authorization, at), account)
+	d := newMaildrop(u, newWire(u, p, at), account)
 	if err := u.again(ctx, func() error { return d.refresh(ctx) }); err != nil {
 		d.Close()
 		u.forget(at, err)

@@ -19,8 +19,8 @@ const (
 
 // A memory remembers the facts of sessions that credentials opened, so that the
 // next login with them is a single request. That lets nobody in: the entry is
-// found by the credentials themselves, and the request carries them, so that the
-// server judges them at every login.
+// found by the credentials themselves, or by what stands for tokens that come and
+// go, and the request carries them, so that the server judges them at every login.
 type memory struct {
 	secret [32]byte // keys the hashes, which are of no use elsewhere
 	mu     sync.Mutex
@@ -41,22 +41,25 @@ func newMemory() *memory {
 	return m
 }
 
-func (m *memory) key(authorization string) (c credentials) {
+func (m *memory) key(proof string) (c credentials) {
 	mac := hmac.New(sha256.New, m.secret[:])
-	mac.Write([]byte(authorization))
+	mac.Write([]byte(proof))
 	mac.Sum(c[:0])
 	return c
 }
 
-func (m *memory) find(authorization string) (known, bool) {
+func (m *memory) find(proof string) (known, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	k, ok := m.known[m.key(authorization)]
-	return k, ok && time.Now().Before(k.until)
+	k, ok := m.known[m.key(proof)]
+	return k, ok && proof != "" && time.Now().Before(k.until)
 }
 
 // remember keeps what a login found out; any other entry makes room for it.
-func (m *memory) remember(authorization string, f facts, inbox jmap.ID) {
+func (m *memory) remember(proof string, f facts, inbox jmap.ID) {
+	if proof == "" {
+		return
+	}
 	f.capabilities = plain
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -66,13 +69,13 @@ func (m *memory) remember(authorization string, f facts, inbox jmap.ID) {
 		}
 		delete(m.known, other)
 	}
-	m.known[m.key(authorization)] = known{f, inbox, time.Now().Add(knownFor)}
+	m.known[m.key(proof)] = known{f, inbox, time.Now().Add(knownFor)}
 }
 
-func (m *memory) forget(authorization string) {
+func (m *memory) forget(proof string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.known, m.key(authorization))
+	delete(m.known, m.key(proof))
 }
 
 // plain are the capabilities that every session in use has.

@@ -1,7 +1,6 @@
 package jmapc
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,33 +23,17 @@ const (
 	maxRedirects = 5
 )
 
-// header is the value of Authorization. What cannot be written in the scheme
-// cannot be right either.
-func (s Scheme) header(a upstream.Account) (string, error) {
-	secret := a.Password.Reveal()
-	if s == Bearer {
-		if secret == "" || strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return "", fmt.Errorf("%w: no bearer token (RFC 6750 section 2.1)", upstream.ErrAuth)
-		}
-		return "Bearer " + secret, nil
-	}
-	if strings.Contains(a.User, ":") {
-		return "", fmt.Errorf("%w: a user name with a colon (RFC 7617 section 2)", upstream.ErrAuth)
-	}
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(a.User+":"+secret)), nil
-}
-
 // A wire sends the requests of one account. It never changes, and may be used
 // by several goroutines.
 type wire struct {
-	u             *Upstream
-	authorization string
-	session       *url.URL // where the session object is
-	origins       []string // who is told the credentials; nobody else is asked anything
+	u       *Upstream
+	proof   proof
+	session *url.URL // where the session object is
+	origins []string // who is told the credentials; nobody else is asked anything
 }
 
-func newWire(u *Upstream, authorization string, session *url.URL) wire {
-	return wire{u: u, authorization: authorization, session: session, origins: []string{origin(session)}}
+func newWire(u *Upstream, p proof, session *url.URL) wire {
+	return wire{u: u, proof: p, session: session, origins: []string{origin(session)}}
 }
 
 // origin is what of a URL decides who is talked to (RFC 6454 section 4).
@@ -85,16 +68,13 @@ type sender struct {
 // RoundTrip adds the credentials, and turns refusals into errors.
 func (s sender) RoundTrip(r *http.Request) (*http.Response, error) {
 	if o := origin(r.URL); !slices.Contains(s.origins, o) {
+		closeBody(r)
 		return nil, fmt.Errorf("%w: %s is not told the credentials of %s: if it should be, set it as the upstream's url",
 			upstream.ErrRejected, o, origin(s.session))
 	}
 	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", s.authorization)
 	r.Header.Set("User-Agent", s.u.userAgent())
-	if s.u.o.Hooks.RoundTrip != nil {
-		s.u.o.Hooks.RoundTrip()
-	}
-	answer, err := s.u.transport.RoundTrip(r)
+	answer, err := s.proof.roundTrip(r, s.send)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +84,13 @@ func (s sender) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	answer.Body = &limitedBody{answer.Body, s.limit}
 	return answer, nil
+}
+
+func (s sender) send(r *http.Request) (*http.Response, error) {
+	if s.u.o.Hooks.RoundTrip != nil {
+		s.u.o.Hooks.RoundTrip()
+	}
+	return s.u.transport.RoundTrip(r)
 }
 
 func (u *Upstream) userAgent() string {
@@ -156,6 +143,12 @@ func newHTTPError(answer *http.Response) *httpError {
 		e.Type, e.Limit = brief(problem.Type), brief(problem.Limit)
 	}
 	return e
+}
+
+// discard ends an answer that nobody reads, so that its connection can be kept.
+func discard(answer *http.Response) {
+	io.Copy(io.Discard, io.LimitReader(answer.Body, maxProblem))
+	answer.Body.Close()
 }
 
 // retryAfter reads a number of seconds or a date (RFC 9110 section 10.2.3).

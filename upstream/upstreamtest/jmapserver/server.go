@@ -249,6 +249,13 @@ func (s *Server) Revoke() {
 	clear(s.authorizations)
 }
 
+// Allow makes a value of Authorization right.
+func (s *Server) Allow(authorization string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.authorizations[authorization] = true
+}
+
 func (s *Server) knows(authorization string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
