@@ -113,7 +113,7 @@ func (s *oracleSums) report(t *testing.T, runs uint64) {
 	}
 	for _, verb := range s.verbs {
 		for _, do := range s.faults {
-			if isPossible(verb, do) && s.steps[verb+": "+string(do)] == 0 {
+			if isPossible(verb, do, true) && s.steps[verb+": "+string(do)] == 0 {
 				t.Errorf("%s: never %s", verb, do)
 			}
 		}
@@ -421,7 +421,7 @@ func isCommit(s oracle.Step) bool {
 	case "UID STORE", "UID EXPUNGE", "UID MOVE", "UID COPY", "UID SEARCH", "EXPUNGE", "Email/get", "Email/set Email/get":
 		return true
 	}
-	return s.Verb == "UID FETCH" && !strings.Contains(s.Command, "1:*") && !strings.Contains(s.Command, "BODY")
+	return s.Verb == "UID FETCH" && !strings.Contains(s.Command, ":*") && !strings.Contains(s.Command, "BODY")
 }
 
 // imapRefusals are how IMAP servers say no.
@@ -429,11 +429,12 @@ var imapRefusals = []string{"NO no", "NO [OVERQUOTA] full", "NO [NOPERM] not you
 	"NO [TRYCREATE] where to?", "NO [EXPUNGEISSUED] gone", "BAD what?", "NO [LIMIT] too many", "NO [INUSE] busy"}
 
 // isPossible tells whether a fault is one that a gateway can survive: it has to
-// believe who logged it in, and which messages there are.
-func isPossible(verb string, do oracle.Do) bool {
+// believe who logged it in, and which messages there are. A commit need not: it
+// asks again.
+func isPossible(verb string, do oracle.Do, commit bool) bool {
 	switch verb {
 	case "LOGIN", "SELECT", "UID FETCH":
-		return do != oracle.Hollow && do != oracle.Half
+		return do != oracle.Hollow && do != oracle.Half || commit
 	}
 	return true
 }
@@ -444,7 +445,7 @@ func (w *world) mischief(r *rand.Rand, s oracle.Step) oracle.Fault {
 	if w.mortal {
 		do = crash
 	}
-	if !isPossible(s.Verb, do) {
+	if !isPossible(s.Verb, do, isCommit(s)) {
 		do = oracle.Refuse
 		if strings.HasPrefix(s.Command, "UID FETCH 1:* ") {
 			do = oracle.Gaps

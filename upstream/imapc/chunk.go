@@ -61,11 +61,15 @@ func (k *chunk) err() error {
 	case left > 0:
 		return fmt.Errorf("%d messages are still there: %w", left, upstream.ErrUnavailable)
 	case k.hidden > 0:
-		return fmt.Errorf("%d messages are there, but not shown: %w", k.hidden, upstream.ErrUnavailable)
+		return k.notShown()
 	case others > 0:
 		return fmt.Errorf("%d messages are not those that were listed: %w", others, upstream.ErrRejected)
 	}
 	return nil
+}
+
+func (k *chunk) notShown() error {
+	return fmt.Errorf("%d messages are there, but not shown: %w", k.hidden, upstream.ErrUnavailable)
 }
 
 // askAll sends commands of ours one behind the other, within an operation of
@@ -130,6 +134,16 @@ func (c *conn) confirmAbsent(ctx context.Context, k *chunk) error {
 		k.fail(err)
 	}
 	return nil
+}
+
+// look is recheck for some messages alone, where that is all that is to be known
+// of them.
+func (c *conn) look(ctx context.Context, some []entry) (*chunk, error) {
+	k := &chunk{messages: some}
+	if err := c.recheck(ctx, []*chunk{k}); err != nil {
+		return nil, err
+	}
+	return k, k.unseen
 }
 
 // flag is the step before UID EXPUNGE. A chunk that is refused is not expunged:

@@ -174,6 +174,24 @@ func TestRefusalInAnyChunk(t *testing.T) {
 	})
 }
 
+// Messages that are not shown are not gone, in any chunk.
+func TestHollowChunk(t *testing.T) {
+	eachStep(t, func(t *testing.T, f *fake, step string, chunk int) {
+		j := f.journal()
+		all := f.crowd(3 * small)
+		d := f.list()
+		f.fault = onNth(chunk, step, func(c *fakeConn, _ string) bool { c.ok("done"); return true })
+		n, err := d.Remove(t.Context(), all)
+		gone, left := 2*small, small
+		if step == "UID SEARCH" { // which is asked once more
+			gone, left = 3*small, 0
+		}
+		if n != gone || (err == nil) != (left == 0) || len(f.uids()) != left || len(j.names()) != gone {
+			t.Errorf("removed %d, %v, noted %d, %d left; want %d and %d", n, err, len(j.names()), len(f.uids()), gone, left)
+		}
+	})
+}
+
 // U32, beyond the first chunk.
 func TestAnotherMessageInAnyChunk(t *testing.T) {
 	eachStep(t, func(t *testing.T, f *fake, step string, chunk int) {

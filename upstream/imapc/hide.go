@@ -3,10 +3,7 @@ package imapc
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
-
-	"postern/upstream"
 )
 
 // hideFlagged returns the listing without the messages that are flagged as
@@ -15,12 +12,9 @@ func (c *conn) hideFlagged(ctx context.Context, l *listing) (*listing, error) {
 	if l.Len() == 0 {
 		return l, nil
 	}
-	flagged, answered, err := c.search(ctx, "DELETED")
+	flagged, err := c.search(ctx, "DELETED")
 	if err != nil {
 		return nil, err
-	}
-	if !answered {
-		return nil, fmt.Errorf("search: no answer: %w: %w", errProtocol, upstream.ErrUnavailable)
 	}
 	slices.SortFunc(flagged, func(a, b uidRange) int { return cmp.Compare(a.first, b.first) })
 	shown := *l // which may be kept for other sessions

@@ -144,8 +144,14 @@ func (k *keeper) still(ctx context.Context, some []chosen) (uids, absent []uint3
 	for i, m := range some {
 		entries[i] = m.entry
 	}
-	uids, absent, err = k.unchanged(ctx, entries)
-	return slices.Compact(uids), absent, err
+	now, err := k.look(ctx, entries)
+	if err != nil {
+		return nil, nil, err
+	}
+	if now.hidden > 0 {
+		k.fail(now.notShown())
+	}
+	return slices.Compact(now.uids), now.absent, nil
 }
 
 func (k *keeper) finish(some []chosen, uids []uint32) {
@@ -168,8 +174,8 @@ func (k *keeper) purge(ctx context.Context, some []chosen) error {
 	}
 	var refusal error
 	if k.isListed(k.place.Mailbox) {
-		flagged, answered, err := k.find(ctx, uids, " DELETED")
-		if err != nil || !answered {
+		flagged, err := k.find(ctx, uids, " DELETED")
+		if err != nil {
 			return err
 		}
 		k.finish(some, without(uids, flagged))
@@ -231,7 +237,7 @@ func (k *keeper) unflag(ctx context.Context, some []chosen, uids []uint32) error
 	if err != nil {
 		return err
 	}
-	back, _, err := k.find(ctx, uids, " UNDELETED")
+	back, err := k.find(ctx, uids, " UNDELETED")
 	if err != nil {
 		return err
 	}

@@ -174,6 +174,7 @@ func TestRestoreOfFlagged(t *testing.T) {
 // Whatever breaks, what was seen to be done is told, and nothing else goes.
 func TestKeeperUnderFaults(t *testing.T) {
 	no := func(c *fakeConn) bool { c.say("%s NO [NOPERM] no", c.tag); return true }
+	nothing := func(c *fakeConn) bool { c.ok("done"); return true }
 	for name, c := range map[string]struct {
 		purge bool
 		caps  string
@@ -197,6 +198,12 @@ func TestKeeperUnderFaults(t *testing.T) {
 		"purge, LOGIN refused":    {purge: true, on: "LOGIN", fault: func(c *fakeConn) bool { c.say("%s NO [UNAVAILABLE] no", c.tag); return true }, kind: upstream.ErrUnavailable, trash: []uint32{101, 102, 105}},
 		"purge, no UIDPLUS":       {purge: true, caps: "IMAP4rev1 MOVE", kind: upstream.ErrRejected, trash: []uint32{101, 102, 105}},
 		"purge, flags lost":       {purge: true, from: "INBOX", on: "UID SEARCH", fault: drop, kind: upstream.ErrUnavailable, trash: []uint32{101, 102, 105}},
+		"purge, hollow FETCH":     {purge: true, on: "UID FETCH 101 ", fault: nothing, kind: upstream.ErrUnavailable, trash: []uint32{101, 102, 105}},
+		"purge, hollow SEARCH":    {purge: true, on: "UID SEARCH", fault: nothing, kind: upstream.ErrUnavailable, trash: []uint32{102, 105}},
+		"purge, hollow flags":     {purge: true, from: "INBOX", on: "UID SEARCH", fault: nothing, kind: upstream.ErrUnavailable, trash: []uint32{101, 102, 105}},
+		"restore, hollow FETCH":   {on: "UID FETCH 101 ", fault: nothing, kind: upstream.ErrUnavailable, trash: []uint32{101, 102, 105}},
+		"restore, hollow SEARCH":  {on: "UID SEARCH", fault: nothing, kind: upstream.ErrUnavailable, trash: []uint32{102, 105}},
+		"restore, hollow flags":   {from: "INBOX", on: "UID SEARCH", fault: nothing, kind: upstream.ErrUnavailable, trash: []uint32{101, 102, 105}},
 		"restore, MOVE refused":   {on: "UID MOVE", fault: no, kind: upstream.ErrRejected, trash: []uint32{101, 102, 105}},
 		"restore, MOVE lost":      {on: "UID MOVE", fault: drop, kind: upstream.ErrUnavailable, trash: []uint32{101, 102, 105}},
 		"restore, FETCH lost":     {on: "UID FETCH 101 ", fault: drop, kind: upstream.ErrUnavailable, trash: []uint32{101, 102, 105}},
@@ -243,6 +250,23 @@ func TestKeeperUnderFaults(t *testing.T) {
 					}
 				}
 			})
+		})
+	}
+}
+
+// A server that answers everything by OK, and nothing else, has done nothing.
+func TestKeeperBelievesNoEmptyAnswers(t *testing.T) {
+	for name, do := range map[string]func(*maildrop, context.Context, []upstream.Removal) ([]bool, error){
+		"purge": (*maildrop).Purge, "restore": (*maildrop).Restore} {
+		bubble(t, func(t *testing.T, f *fake) {
+			b := f.kept()
+			d := f.list()
+			kept := slices.Concat(f.keptIn("Papierkorb", "88", 101), f.keptIn("INBOX", "77", 3))
+			f.fault = hollow("UID")
+			done, err := do(d, t.Context(), kept)
+			wantDone(t, name, done, err, upstream.ErrUnavailable, false, false)
+			wantUIDs(t, "trash", f.in(b.name), 101, 102, 105)
+			wantUIDs(t, "inbox", f.uids(), 3, 5, 6, 9)
 		})
 	}
 }

@@ -235,19 +235,9 @@ func (r *removal) one(ctx context.Context, c *conn, w way, k *chunk) (err error)
 	return c.conclude(k, left, err)
 }
 
-// unchanged returns the UIDs of those messages that are what was listed, and of
-// those that are gone already.
-func (c *conn) unchanged(ctx context.Context, some []entry) (uids, absent []uint32, err error) {
-	found, err := c.sizes(ctx, uidSet(uidsOf(some)))
-	if err != nil {
-		return nil, nil, err
-	}
-	uids, absent = c.compare(some, found)
-	return uids, absent, nil
-}
-
-// compare does so by the sizes that were found. The rest are not what was
-// listed: a message of another size is another message, whatever its UID.
+// compare returns the UIDs of those messages that have the size that was
+// listed, and of those that were not shown. The rest are not what was listed: a
+// message of another size is another message, whatever its UID.
 func (c *conn) compare(some []entry, found map[uint32]int64) (uids, absent []uint32) {
 	for _, e := range some {
 		switch size, there := found[e.uid]; {
@@ -323,7 +313,7 @@ func (r *removal) left(ctx context.Context, c *conn, w way, uids []uint32) ([]ui
 	if w != byFlag {
 		return c.present(ctx, uids)
 	}
-	flagged, _, err := c.find(ctx, uids, " DELETED")
+	flagged, err := c.find(ctx, uids, " DELETED")
 	if err != nil {
 		return nil, err
 	}
@@ -391,7 +381,7 @@ func (c *conn) expungeAlone(ctx context.Context, uids []uint32) (refusal, err er
 
 // alone tells whether no message but these is flagged.
 func (c *conn) alone(ctx context.Context, uids []uint32) (bool, error) {
-	flagged, answered, err := c.search(ctx, "DELETED")
+	flagged, err := c.search(ctx, "DELETED")
 	if err != nil {
 		return false, err
 	}
@@ -402,5 +392,5 @@ func (c *conn) alone(ctx context.Context, uids []uint32) (bool, error) {
 			}
 		}
 	}
-	return answered, nil
+	return true, nil
 }

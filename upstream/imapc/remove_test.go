@@ -134,6 +134,39 @@ func TestMessageThatIsNotShownIsNotTakenForGone(t *testing.T) {
 	})
 }
 
+// hollow answers commands that begin with one of the prefixes by an OK alone,
+// and does nothing.
+func hollow(prefixes ...string) func(*fakeConn, string) bool {
+	return func(c *fakeConn, command string) bool {
+		if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(command, p) }) {
+			return false
+		}
+		c.ok("done")
+		return true
+	}
+}
+
+// A server that answers everything by OK, and nothing else, has removed nothing
+// and says nothing of what is there.
+func TestEmptyAnswersConfirmNothing(t *testing.T) {
+	for _, policy := range []upstream.Delete{upstream.DeleteExpunge, upstream.DeleteTrash, upstream.DeleteFlag} {
+		for _, prefixes := range [][]string{{"UID"}, {"UID FETCH"}, {"UID FETCH", "UID SEARCH"}, {"UID STORE", "UID EXPUNGE", "UID MOVE", "UID SEARCH"}} {
+			t.Run(fmt.Sprint(policy, prefixes), func(t *testing.T) {
+				bubble(t, func(t *testing.T, f *fake) {
+					f.caps += " MOVE"
+					f.options.Policy.Delete = policy
+					f.addBox("Trash", `\Trash`)
+					j := f.journal()
+					d := f.list()
+					f.fault = hollow(prefixes...)
+					wantRemoved(t, f, d, []int{0, 1}, 0, upstream.ErrUnavailable, 3, 5, 6, 9)
+					j.wantNames()
+				})
+			})
+		}
+	}
+}
+
 // U26
 func TestRefusedStoreRemovesNothing(t *testing.T) {
 	for answer, want := range map[string]error{
@@ -258,12 +291,12 @@ func TestSearchAnswers(t *testing.T) {
 		"* search 3 (MODSEQ 17)":        1,
 		"* SEARCH 3 9":                  1,
 		"* SEARCH\r\n* SEARCH 3":        1,
-		"* ":                            1,
-		"* 4 EXISTS":                    1, // no answer: the messages are asked for
+		"* ":                            0, // no answer
+		"* 4 EXISTS":                    0,
 		`* ESEARCH (TAG "x") UID ALL 3`: 1,
 		`* ESEARCH (TAG "x") UID COUNT 1 ALL 1:4`:           1,
 		`* ESEARCH UID ALL 9,3`:                             1, // ESEARCH without TAG
-		`* ESEARCH (TAG "x") ALL 1:4294967295`:              1, // ESEARCH without UID: sequence numbers
+		`* ESEARCH (TAG "x") ALL 1:4294967295`:              0, // ESEARCH without UID: sequence numbers
 		`* ESEARCH (TAG "x") UID ALL 3:4,6:4294967295`:      1, // a range to 2^32-1
 		`* ESEARCH (TAG "x") UID`:                           2,
 		"* SEARCH":                                          2,

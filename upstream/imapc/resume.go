@@ -107,12 +107,15 @@ func (u *Upstream) settle(ctx context.Context, c *conn, intent upstream.Intent) 
 // complete finishes the removal of some messages, where that takes UID EXPUNGE
 // alone, and tells which are gone, with the place where they are kept.
 func (c *conn) complete(ctx context.Context, begun string, some []entry) (map[uint32]upstream.Place, error) {
-	uids, absent, err := c.unchanged(ctx, some)
+	k, err := c.look(ctx, some)
 	if err != nil {
 		return nil, err
 	}
-	gone := make(map[uint32]upstream.Place)
-	for _, uid := range absent {
+	if k.hidden > 0 {
+		return nil, k.notShown()
+	}
+	uids, gone := k.uids, make(map[uint32]upstream.Place)
+	for _, uid := range k.absent {
 		gone[uid] = upstream.Place{}
 	}
 	if len(uids) == 0 {
@@ -120,7 +123,7 @@ func (c *conn) complete(ctx context.Context, begun string, some []entry) (map[ui
 	}
 	switch now, unable := c.way(); {
 	case begun == byFlag.String():
-		flagged, _, err := c.find(ctx, uids, " DELETED")
+		flagged, err := c.find(ctx, uids, " DELETED")
 		for _, uid := range flagged {
 			gone[uid] = c.here(uid)
 		}

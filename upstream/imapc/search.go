@@ -10,11 +10,10 @@ import (
 	"postern/upstream"
 )
 
-// find returns those of the messages that meet the criteria, which may be
-// empty. No news is not an answer: answered is false then.
-func (c *conn) find(ctx context.Context, uids []uint32, criteria string) (found []uint32, answered bool, err error) {
-	ranges, answered, err := c.search(ctx, "UID "+uidSet(uids)+criteria)
-	return within(uids, ranges), answered, err
+// find returns those of the messages that meet the criteria, which may be empty.
+func (c *conn) find(ctx context.Context, uids []uint32, criteria string) (found []uint32, err error) {
+	ranges, err := c.search(ctx, "UID "+uidSet(uids)+criteria)
+	return within(uids, ranges), err
 }
 
 // within returns those of the messages that are in one of the ranges.
@@ -27,16 +26,20 @@ func within(uids []uint32, ranges []uidRange) (some []uint32) {
 	return some
 }
 
-// search returns the UIDs that meet the criteria.
-func (c *conn) search(ctx context.Context, criteria string) (found []uidRange, answered bool, err error) {
+// search returns the UIDs that meet the criteria. An OK alone is no answer: a
+// server that finds nothing says so (RFC 9051 section 6.4.4).
+func (c *conn) search(ctx context.Context, criteria string) (found []uidRange, err error) {
 	s := newSearching(criteria, &found)
 	if err := c.askAll(ctx, s.query); err != nil {
-		return nil, false, c.lost("search", err)
+		return nil, c.lost("search", err)
 	}
 	if s.status.kind != "OK" {
-		return nil, false, refused("search", s.status, upstream.ErrUnavailable)
+		return nil, refused("search", s.status, upstream.ErrUnavailable)
 	}
-	return found, s.answered, nil
+	if !s.answered {
+		return nil, fmt.Errorf("search: no answer: %w: %w", errProtocol, upstream.ErrUnavailable)
+	}
+	return found, nil
 }
 
 // A searching is a search on its way.
@@ -58,17 +61,10 @@ func newSearching(criteria string, found *[]uidRange) *searching {
 	return s
 }
 
-// present returns those of the messages that are there.
+// present returns those of the messages that are there. FETCH would not tell:
+// a server may leave out what it cannot show.
 func (c *conn) present(ctx context.Context, uids []uint32) ([]uint32, error) {
-	found, answered, err := c.find(ctx, uids, "")
-	if err != nil || answered {
-		return found, err
-	}
-	sizes, err := c.sizes(ctx, uidSet(uids))
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(slices.Clone(uids), func(uid uint32) bool { _, there := sizes[uid]; return !there }), nil
+	return c.find(ctx, uids, "")
 }
 
 // without returns the elements of all that are not in some.
