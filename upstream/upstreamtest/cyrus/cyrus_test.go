@@ -16,8 +16,6 @@ import (
 	"postern/upstream/upstreamtest"
 )
 
-var _ upstreamtest.Mailbox = (*Mailbox)(nil)
-
 func TestMailboxHoldsWhatWasDelivered(t *testing.T) {
 	m := Start(t).AddUser(t, "ann", "it's \"a\" pass:word")
 	var want []string
@@ -90,8 +88,8 @@ func TestServerEndsWithTheTest(t *testing.T) {
 			t.Errorf("%s still listens", address)
 		}
 	}
-	if _, err := os.Stat(s.dir); !os.IsNotExist(err) {
-		t.Errorf("%s is still there", s.dir)
+	if _, err := os.Stat(s.private.Dir); !os.IsNotExist(err) {
+		t.Errorf("%s is still there", s.private.Dir)
 	}
 }
 

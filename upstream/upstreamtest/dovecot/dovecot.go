@@ -1,7 +1,7 @@
 // Package dovecot runs a private Dovecot 2.3 for tests: its own configuration,
-// state in a temporary directory, listeners on free ports of 127.0.0.1, and
-// nothing shared with a Dovecot that the machine may run as a service. It
-// works for root and for an ordinary user, and any number run side by side.
+// directory and ports, and nothing shared with a Dovecot that the machine may run
+// as a service. It works for root and for an ordinary user, and any number run
+// side by side.
 //
 // The same mailboxes are served by IMAP, the upstream of the tests, and by
 // Dovecot's own POP3 server, the oracle for what a gateway should answer.
@@ -9,6 +9,7 @@ package dovecot
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,10 +17,10 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
+
+	"postern/upstream/upstreamtest/private"
 )
 
 // A Server is a running Dovecot. It ends with the test that started it.
@@ -32,10 +33,7 @@ type Server struct {
 	// CertFile and KeyFile and names localhost and 127.0.0.1. All are PEM.
 	CAFile, CertFile, KeyFile string
 
-	dir   string
-	as    *user.User // who Dovecot runs as
-	group string     // the name of their group
-	done  chan struct{}
+	private *private.Server
 }
 
 // Format returns the configuration lines that store mail as maildir (the
@@ -73,21 +71,55 @@ func Start(t testing.TB, config ...string) *Server {
 		t.Skip("Dovecot runs on Linux here")
 	}
 	program := find(t)
-	s := &Server{done: make(chan struct{}), dir: tempDir(t)}
-	s.as, s.group = runAs(t)
-	s.CAFile, s.CertFile, s.KeyFile = filepath.Join(s.dir, "ca.pem"), filepath.Join(s.dir, "cert.pem"), filepath.Join(s.dir, "key.pem")
-	if err := writeCertificates(s.CAFile, s.CertFile, s.KeyFile); err != nil {
+	// Dovecot serves no mail as root, and leaves that to the user mail.
+	p, err := private.New("", "dovecot", "mail")
+	if err != nil {
 		t.Fatal(err)
 	}
-	var sockets []*os.File
-	for _, address := range []*string{&s.IMAP, &s.IMAPS, &s.POP3, &s.POP3S} {
-		sockets = append(sockets, listen(t, address))
+	t.Cleanup(func() { end(t, p) })
+	s := &Server{private: p}
+	if err := s.start(t, program, config); err != nil {
+		t.Fatalf("start Dovecot: %v", err)
 	}
-	s.write(t, "dovecot.conf", s.config()+strings.Join(config, "\n")+"\n")
-	s.own(t)
-	s.run(t, program, sockets)
 	return s
 }
+
+// end ends Dovecot, and shows its log if the test failed.
+func end(t testing.TB, p *private.Server) {
+	log := p.Log()
+	if err := p.End(); err != nil {
+		t.Errorf("Dovecot %v", err)
+	}
+	if t.Failed() {
+		t.Logf("Dovecot's log:\n%s", log)
+	}
+}
+
+func (s *Server) start(t testing.TB, program string, config []string) error {
+	var err error
+	s.CAFile, s.CertFile, s.KeyFile, err = s.private.WriteCertificates()
+	if err := errors.Join(err,
+		s.private.MakeDirs("users", "mail", "run", "state"),
+		s.private.Hold(&s.IMAP, &s.IMAPS, &s.POP3, &s.POP3S),
+	); err != nil {
+		return err
+	}
+	text, err := s.config()
+	if err != nil {
+		return err
+	}
+	if err := s.private.Write("dovecot.conf", text+strings.Join(config, "\n")+"\n"); err != nil {
+		return err
+	}
+	if err := s.private.Start(s.private.Command(program, "-F", "-c", s.path("dovecot.conf"))); err != nil {
+		return err
+	}
+	return s.private.Await(t.Context(), func() error {
+		return errors.Join(private.Greets(s.IMAP, "", "* OK"), private.Greets(s.POP3, "", "+OK"))
+	})
+}
+
+func (s *Server) path(name string) string { return filepath.Join(s.private.Dir, name) }
 
 // find returns the path of the dovecot program.
 func find(t testing.TB) string {
@@ -105,161 +137,8 @@ func find(t testing.TB) string {
 	return ""
 }
 
-// runAs returns who Dovecot is to run as: root leaves that to the user mail,
-// since Dovecot serves no mail as root.
-func runAs(t testing.TB) (as *user.User, group string) {
-	t.Helper()
-	as, err := user.Current()
-	if err == nil && as.Uid == "0" {
-		as, err = user.Lookup("mail")
-	}
-	if err != nil {
-		t.Fatalf("whom Dovecot runs as: %v", err)
-	}
-	g, err := user.LookupGroupId(as.Gid)
-	if err != nil {
-		t.Fatalf("whom Dovecot runs as: %v", err)
-	}
-	return as, g.Name
-}
-
-// tempDir makes the server's directory. The name is short, unlike that of
-// t.TempDir, since socket names in it have only 108 octets.
-func tempDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "dovecot")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	for _, sub := range []string{"users", "mail", "run", "state"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
-// own gives everything made so far to the user that Dovecot runs as.
-func (s *Server) own(t testing.TB) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		return
-	}
-	err := filepath.Walk(s.dir, func(path string, _ os.FileInfo, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Chown(path, number(s.as.Uid), number(s.as.Gid))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// number converts an id that comes from the user database, so it is one.
-func number(id string) int {
-	n, _ := strconv.Atoi(id)
-	return n
-}
-
-// listen takes a free port and keeps it: Dovecot inherits the socket, so no
-// other process can come in between, and connections wait until it is up.
-func listen(t testing.TB, address *string) *os.File {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	*address = l.Addr().String()
-	f, err := l.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
-// run starts the program and stops it when the test ends.
-func (s *Server) run(t testing.TB, program string, sockets []*os.File) {
-	t.Helper()
-	// Sockets are handed over as systemd does it (sd_listen_fds(3)), which
-	// needs the pid of the program: that of the shell, which becomes it.
-	c := s.command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, program, "-F", "-c", s.conf())
-	c.Env = append(os.Environ(), fmt.Sprint("LISTEN_FDS=", len(sockets)))
-	c.ExtraFiles = sockets
-	started := make(chan error)
-	go func() {
-		// Should the test die, so does Dovecot: the signal comes when this
-		// thread ends, so the thread stays until Dovecot has.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := c.Start()
-		started <- err
-		if err == nil {
-			c.Wait()
-		}
-		close(s.done)
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range sockets {
-		f.Close() // or connections would wait for a Dovecot that is dead
-	}
-	t.Cleanup(func() { s.stop(t, c.Process) })
-	s.awaitGreetings(t)
-}
-
-// command returns a command that runs as the user that Dovecot runs as.
-func (s *Server) command(name string, args ...string) *exec.Cmd {
-	c := exec.Command(name, args...)
-	c.Dir = s.dir
-	c.SysProcAttr = attributes(s.as)
-	return c
-}
-
-func (s *Server) conf() string { return filepath.Join(s.dir, "dovecot.conf") }
-
-// awaitGreetings returns when both protocols answer.
-func (s *Server) awaitGreetings(t testing.TB) {
-	t.Helper()
-	for _, address := range []string{s.IMAP, s.POP3} {
-		conn, err := net.DialTimeout("tcp", address, 10*time.Second)
-		if err != nil {
-			t.Fatalf("Dovecot does not start: %v\n%s", err, s.Log())
-		}
-		conn.SetDeadline(time.Now().Add(30 * time.Second))
-		if _, err := conn.Read(make([]byte, 1)); err != nil {
-			t.Fatalf("Dovecot does not greet: %v\n%s", err, s.Log())
-		}
-		conn.Close()
-	}
-}
-
-// stop ends Dovecot with all its processes, and shows its log if the test failed.
-func (s *Server) stop(t testing.TB, p *os.Process) {
-	endGroup(p)
-	select {
-	case <-s.done:
-	case <-time.After(20 * time.Second):
-		p.Kill()
-		<-s.done
-		t.Error("Dovecot did not end within 20 seconds")
-	}
-	if t.Failed() {
-		t.Logf("Dovecot's log:\n%s", s.Log())
-	}
-}
-
-// Log returns what Dovecot has logged so far.
-func (s *Server) Log() string {
-	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
-	if err != nil {
-		return err.Error()
-	}
-	return string(text)
-}
+// Log returns the end of what Dovecot has logged so far.
+func (s *Server) Log() string { return s.private.Log() }
 
 // AddUser adds an account with an empty mailbox. A password may hold any
 // octets but NUL; a name none of ":/%".
@@ -268,41 +147,39 @@ func (s *Server) AddUser(t testing.TB, name, password string) *Mailbox {
 	// One file for each user: Dovecot looks for changes of a file that it
 	// knows only once a second.
 	line := fmt.Sprintf("%s:{PLAIN.b64}%s\n", name, base64.StdEncoding.EncodeToString([]byte(password)))
-	s.write(t, filepath.Join("users", name), line)
-	m := &Mailbox{server: s, user: name, password: password}
-	t.Cleanup(m.disconnect)
-	return m
+	if err := s.private.Write(filepath.Join("users", name), line); err != nil {
+		t.Fatal(err)
+	}
+	return s.mailbox(t, name, password)
 }
 
 // Doveadm runs the administrator's tool and returns what it prints.
 func (s *Server) Doveadm(t testing.TB, args ...string) string {
 	t.Helper()
-	out, err := s.command("doveadm", append([]string{"-c", s.conf()}, args...)...).CombinedOutput()
+	out, err := s.private.Command("doveadm", append([]string{"-c", s.path("dovecot.conf")}, args...)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("doveadm %q: %v\n%s", args, err, out)
 	}
 	return string(out)
 }
 
-func (s *Server) write(t testing.TB, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // config is everything that Dovecot needs to know. It asks for no privileges:
 // every process runs as the same user, outside of any chroot.
-func (s *Server) config() string {
+func (s *Server) config() (string, error) {
+	as := s.private.As
+	group, err := user.LookupGroupId(as.Gid)
+	if err != nil {
+		return "", err
+	}
 	return strings.NewReplacer(
-		"DIR", s.dir,
-		"USER", s.as.Username,
-		"GROUP", s.group,
-		"UID", s.as.Uid,
-		"GID", s.as.Gid,
+		"DIR", s.private.Dir,
+		"USER", as.Username,
+		"GROUP", group.Name,
+		"UID", as.Uid,
+		"GID", as.Gid,
 		"IMAPS_PORT", port(s.IMAPS), "IMAP_PORT", port(s.IMAP),
 		"POP3S_PORT", port(s.POP3S), "POP3_PORT", port(s.POP3),
-	).Replace(config)
+	).Replace(config), nil
 }
 
 func port(address string) string {

@@ -98,7 +98,7 @@ func expect(t *testing.T, r *bufio.Reader, want string) {
 func TestWithoutHidesCapabilities(t *testing.T) {
 	for _, hidden := range []string{"", "UIDPLUS", "MOVE"} {
 		m := Start(t, Without(hidden)).AddUser(t, "ann", "secret")
-		answers := m.do(t, "CAPABILITY")
+		answers := m.imap.Do(t, "CAPABILITY")
 		got := strings.Fields(strings.TrimPrefix(answers[0].Text, "* CAPABILITY "))
 		want := slices.DeleteFunc(strings.Fields(allCapabilities), func(c string) bool { return c == hidden })
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -110,7 +110,7 @@ func TestWithoutHidesCapabilities(t *testing.T) {
 // TestAllCapabilities keeps the constant in step with the installed version.
 func TestAllCapabilities(t *testing.T) {
 	m := Start(t).AddUser(t, "ann", "secret")
-	want := strings.TrimPrefix(m.do(t, "CAPABILITY")[0].Text, "* CAPABILITY ")
+	want := strings.TrimPrefix(m.imap.Do(t, "CAPABILITY")[0].Text, "* CAPABILITY ")
 	if diff := cmp.Diff(want, allCapabilities); diff != "" {
 		t.Errorf("-offered +allCapabilities:\n%s", diff)
 	}
@@ -121,7 +121,7 @@ func TestSetUIDValidity(t *testing.T) {
 	m.Deliver(t, upstreamtest.Letter(1, 600))
 	m.SetUIDValidity(t, 4242)
 	var all []string
-	for _, r := range m.do(t, "SELECT INBOX") {
+	for _, r := range m.imap.Do(t, "SELECT INBOX") {
 		all = append(all, r.Text)
 	}
 	if text := strings.Join(all, "\n"); !strings.Contains(text, "[UIDVALIDITY 4242]") {
@@ -139,7 +139,7 @@ func TestServerEndsWithTheTest(t *testing.T) {
 		io.Copy(io.Discard, conn)
 		t.Error("still listening")
 	}
-	if _, err := os.Stat(s.dir); !os.IsNotExist(err) {
-		t.Errorf("%s is still there", s.dir)
+	if _, err := os.Stat(s.private.Dir); !os.IsNotExist(err) {
+		t.Errorf("%s is still there", s.private.Dir)
 	}
 }

@@ -14,17 +14,17 @@ func (b *bench) bareRelay(ctx context.Context) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	server, err := b.newServer("bare", "")
+	if err != nil {
+		return nil, err
+	}
 	g := &gateway{name: "bare relay", target: load.Target{TLS: "off"}}
-	return g, withRetry(func() error {
-		if err := freeAddresses(&g.target.Address); err != nil {
-			return err
-		}
-		p, err := start(b.dir, nil, self, "relay", "--bare", "--listen", g.target.Address, "--to", b.storage.pop3)
-		if err != nil {
-			return err
-		}
-		b.atEnd(p.stop)
-		g.pid = p.pid()
-		return p.ready(ctx, g.target.Address, true)
-	})
+	if err := server.Hold(&g.target.Address); err != nil {
+		return nil, err
+	}
+	if err := start(ctx, server, "+OK", g.target.Address, self, "relay", "--bare", "--listen", g.target.Address, "--to", b.storage.pop3); err != nil {
+		return nil, err
+	}
+	g.pid = server.PID()
+	return g, nil
 }

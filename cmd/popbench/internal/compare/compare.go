@@ -94,6 +94,7 @@ type bench struct {
 	*Report
 
 	dir               string
+	caFile            string
 	certFile, keyFile string
 	storage           *dovecot
 	gateways          map[string]*gateway
@@ -234,7 +235,7 @@ func (b *bench) distant(to string, rtt time.Duration) (address string, r *relay.
 }
 
 func (b *bench) native() *gateway {
-	return &gateway{name: "native", target: load.Target{Address: b.storage.pop3, TLS: "off"}, pid: b.storage.pid()}
+	return &gateway{name: "native", target: load.Target{Address: b.storage.pop3, TLS: "off"}, pid: b.storage.PID()}
 }
 
 // imapc returns the peer at a distance from the storage, started when first
@@ -252,7 +253,7 @@ func (b *bench) imapc(ctx context.Context, rtt time.Duration) (*gateway, error) 
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{name: "imapc", rtt: rtt, target: load.Target{Address: d.pop3, TLS: "off"}, relay: r, pid: d.pid()}
+	g := &gateway{name: "imapc", rtt: rtt, target: load.Target{Address: d.pop3, TLS: "off"}, relay: r, pid: d.PID()}
 	b.gateways[name] = g
 	return g, nil
 }
@@ -290,7 +291,7 @@ func (b *bench) posternNamed(ctx context.Context, name string, rtt time.Duration
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{name: "postern", rtt: rtt, target: target, relay: r, pid: p.pid(), end: p.stop}
+	g := &gateway{name: "postern", rtt: rtt, target: target, relay: r, pid: p.PID(), end: func() { b.stop(name, p) }}
 	b.gateways[name] = g
 	return g, nil
 }

@@ -25,6 +25,7 @@ type harness struct {
 type failure struct{ error }
 
 func (h harness) Helper()                   {}
+func (h harness) Context() context.Context  { return context.Background() }
 func (h harness) Cleanup(f func())          { h.b.atEnd(f) }
 func (h harness) Failed() bool              { return false }
 func (h harness) Logf(f string, a ...any)   { h.b.logf(f, a...) }

@@ -3,18 +3,17 @@ package compare
 import (
 	"context"
 	"errors"
-	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strings"
+
+	"postern/upstream/upstreamtest/private"
 )
 
 // A dovecot is one private instance, with its state in dir.
 type dovecot struct {
-	*process
-	dir         string
-	as          *user.User
+	*private.Server
 	imap, imaps string // addresses
 	pop3        string
 }
@@ -43,61 +42,29 @@ func (b *bench) startDovecot(ctx context.Context, name, config string) (*dovecot
 			return nil, errors.New("no Dovecot here: apt-get install dovecot-imapd dovecot-pop3d")
 		}
 	}
-	d := &dovecot{dir: filepath.Join(b.dir, name)}
-	if d.as, err = mailUser(); err != nil {
+	server, err := b.newServer(name, "mail")
+	if err != nil {
 		return nil, err
 	}
-	return d, withRetry(func() error {
-		if err := freeAddresses(&d.imap, &d.imaps, &d.pop3); err != nil {
-			return err
-		}
-		if err := d.prepare(b, config); err != nil {
-			return err
-		}
-		if d.process, err = start(d.dir, d.as, program, "-F", "-c", d.conf()); err != nil {
-			return err
-		}
-		b.atEnd(d.process.stop)
-		return d.ready(ctx, d.pop3, true)
-	})
+	d := &dovecot{Server: server}
+	if err := d.prepare(b, config); err != nil {
+		return nil, err
+	}
+	return d, start(ctx, server, "+OK", d.pop3, program, "-F", "-c", filepath.Join(d.Dir, dovecotConf))
 }
 
-func (d *dovecot) conf() string { return filepath.Join(d.dir, "dovecot.conf") }
+const dovecotConf = "dovecot.conf"
 
 func (d *dovecot) prepare(b *bench, config string) error {
-	os.RemoveAll(d.dir) // of an attempt to start
-	for _, sub := range []string{"", "run", "state", "mail"} {
-		if err := os.Mkdir(filepath.Join(d.dir, sub), 0o755); err != nil {
-			return err
-		}
-	}
-	group, err := user.LookupGroupId(d.as.Gid)
-	if err != nil {
+	group, err := user.LookupGroupId(d.As.Gid)
+	if err := errors.Join(err, d.Hold(&d.imap, &d.imaps, &d.pop3), d.MakeDirs("run", "state", "mail")); err != nil {
 		return err
 	}
-	text := strings.NewReplacer(
+	return d.Write(dovecotConf, strings.NewReplacer(
 		"CERT_FILE", b.certFile, "KEY_FILE", b.keyFile,
-		"DIR", d.dir, "USER", d.as.Username, "GROUP", group.Name, "UID", d.as.Uid, "GID", d.as.Gid, "PASSWORD", password,
+		"DIR", d.Dir, "USER", d.As.Username, "GROUP", group.Name, "UID", d.As.Uid, "GID", d.As.Gid, "PASSWORD", password,
 		"IMAPS_PORT", portOf(d.imaps), "IMAP_PORT", portOf(d.imap), "POP3_PORT", portOf(d.pop3),
-	).Replace(commonConfig + config)
-	if err := os.WriteFile(d.conf(), []byte(text), 0o644); err != nil {
-		return err
-	}
-	return chown(d.dir, d.as)
-}
-
-// chown gives a directory and all in it to an account, if this program may.
-func chown(dir string, to *user.User) error {
-	if os.Getuid() != 0 {
-		return nil
-	}
-	uid, gid := ids(to)
-	return filepath.Walk(dir, func(path string, _ os.FileInfo, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(path, uid, gid)
-	})
+	).Replace(commonConfig+config))
 }
 
 func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }

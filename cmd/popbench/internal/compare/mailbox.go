@@ -121,9 +121,9 @@ func exchange(w *bufio.Writer, r *bufio.Reader, command string, args ...any) err
 // copyTo gives other accounts of the same storage the same mail, far faster
 // than appending it.
 func (m *mailbox) copyTo(d *dovecot, users ...string) error {
-	from := filepath.Join(d.dir, "mail", m.user)
+	from := filepath.Join(d.Dir, "mail", m.user)
 	for _, u := range users {
-		to := filepath.Join(d.dir, "mail", u)
+		to := filepath.Join(d.Dir, "mail", u)
 		if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
 			return fmt.Errorf("copy mailbox: %w: %s", err, out)
 		}
@@ -132,4 +132,4 @@ func (m *mailbox) copyTo(d *dovecot, users ...string) error {
 }
 
 // remove deletes an account's mail from the disk.
-func (d *dovecot) remove(user string) { os.RemoveAll(filepath.Join(d.dir, "mail", user)) }
+func (d *dovecot) remove(user string) { os.RemoveAll(filepath.Join(d.Dir, "mail", user)) }

@@ -2,21 +2,15 @@ package compare
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
+	"errors"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
-	"time"
 
 	"postern/cmd/popbench/internal/load"
+	"postern/upstream/upstreamtest/private"
 )
 
 // build builds the gateway from the checkout.
@@ -37,31 +31,26 @@ type posternOptions struct {
 }
 
 // startPostern starts a gateway to an upstream, with an empty state.
-func (b *bench) startPostern(ctx context.Context, name, upstream string, o posternOptions) (p *process, target load.Target, err error) {
+func (b *bench) startPostern(ctx context.Context, name, upstream string, o posternOptions) (p *private.Server, target load.Target, err error) {
 	target.TLS = "off"
 	if o.tls {
 		target.TLS, target.Config = "implicit", &tls.Config{InsecureSkipVerify: true} // its own, made for this run
 	}
-	dir := b.path(name)
-	err = withRetry(func() (err error) {
-		if err := freeAddresses(&target.Address); err != nil {
-			return err
-		}
-		os.RemoveAll(dir) // of a gateway of that name that has ended
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		config := dir + "/postern.yaml"
-		if err := os.WriteFile(config, []byte(b.posternConfig(target.Address, upstream, dir, o)), 0o644); err != nil {
-			return err
-		}
-		if p, err = start(dir, nil, b.Postern, "serve", "--config", config); err != nil {
-			return err
-		}
-		b.atEnd(p.stop)
-		return p.ready(ctx, target.Address, !o.tls)
-	})
-	return p, target, err
+	if p, err = b.newServer(name, ""); err != nil {
+		return nil, target, err
+	}
+	if err := p.Hold(&target.Address); err != nil {
+		return nil, target, err
+	}
+	const config = "postern.yaml"
+	if err := p.Write(config, b.posternConfig(target.Address, upstream, p.Dir, o)); err != nil {
+		return nil, target, err
+	}
+	greeting := "+OK"
+	if o.tls {
+		greeting = ""
+	}
+	return p, target, start(ctx, p, greeting, target.Address, b.Postern, "serve", "--config", config)
 }
 
 func (b *bench) posternConfig(address, upstream, dir string, o posternOptions) string {
@@ -85,7 +74,7 @@ func (b *bench) posternConfig(address, upstream, dir string, o posternOptions) s
 	case o.jmap != "":
 		f("    protocol: jmap\n    url: http://%s/.well-known/jmap\n    plain_http: true", upstream)
 	case o.tls:
-		f("    protocol: imap\n    address: %s\n    tls: implicit\n    ca_file: %s", upstream, b.certFile)
+		f("    protocol: imap\n    address: %s\n    tls: implicit\n    ca_file: %s", upstream, b.caFile)
 	default:
 		f("    protocol: imap\n    address: %s\n    tls: off", upstream)
 	}
@@ -96,36 +85,14 @@ func (b *bench) posternConfig(address, upstream, dir string, o posternOptions) s
 	return y.String()
 }
 
-// writeCertificate makes the certificate that every TLS server here shows. It
-// is its own authority.
+// writeCertificate makes the certificate that every TLS server here shows, and
+// the authority that clients trust.
 func (b *bench) writeCertificate() error {
-	b.certFile, b.keyFile = b.path("cert.pem"), b.path("key.pem")
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
-		DNSNames:    []string{"localhost"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	if err := writePEM(b.certFile, "CERTIFICATE", cert); err != nil {
-		return err
-	}
-	return writePEM(b.keyFile, "PRIVATE KEY", private)
-}
-
-func writePEM(path, kind string, der []byte) error {
+	ca, cert, key, err := private.Certificates()
+	b.caFile, b.certFile, b.keyFile = b.path("ca.pem"), b.path("cert.pem"), b.path("key.pem")
 	// Dovecot, running as another user, reads the key of this one run too.
-	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o644)
+	return errors.Join(err,
+		os.WriteFile(b.caFile, []byte(ca), 0o644),
+		os.WriteFile(b.certFile, []byte(cert), 0o644),
+		os.WriteFile(b.keyFile, []byte(key), 0o644))
 }
