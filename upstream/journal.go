@@ -41,11 +41,20 @@ type Intent struct {
 // A Removal is one message that was removed from a mailbox.
 type Removal struct {
 	Name string // the upstream's name of the message in the Intent's mailbox: a UID, a JMAP id
-	UIDL string // as the client was shown it
+	UIDL string // as the client was shown it; see Recorder
 	Size int64
 	// Kept tells where the message can still be found, for undelete and for
 	// a later purge; its zero value says that it is gone for good.
 	Kept Place
+}
+
+// A Recorder is a Maildrop that writes down in a Journal what it removes. Whoever
+// shows its messages under other unique-ids than its own Listing has tells it
+// so, for a Removal to have the one that the client knows.
+type Recorder interface {
+	// Shown tells which listing the client is shown: the Maildrop's own, but
+	// for the unique-ids. It is called after List, and before Remove.
+	Shown(l Listing)
 }
 
 // A Place is where a message is, in its upstream's terms.

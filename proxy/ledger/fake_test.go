@@ -89,6 +89,7 @@ func (b *mailbox) Open(context.Context, upstream.Account) (upstream.Maildrop, er
 
 type mailboxDrop struct {
 	box    *mailbox
+	shown  upstream.Listing
 	listed []message
 	closed bool
 }
@@ -97,6 +98,8 @@ func (d *mailboxDrop) List(ctx context.Context) (upstream.Listing, error) {
 	d.listed = slices.Clone(d.box.messages)
 	return &mailboxListing{d.box, d.listed, d.box.validity}, errors.Join(d.box.listErr, ctx.Err())
 }
+
+func (d *mailboxDrop) Shown(l upstream.Listing) { d.shown = l }
 
 func (d *mailboxDrop) Fetch(ctx context.Context, i int) (io.ReadCloser, error) {
 	d.box.gets++

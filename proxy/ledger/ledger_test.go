@@ -295,6 +295,23 @@ func TestEqualMessages(t *testing.T) {
 	}
 }
 
+// The adapter, which writes down what it removes, is told what clients know it as.
+func TestAdapterIsToldWhatIsShown(t *testing.T) {
+	box, store := newMailbox(6), newStore(t)
+	o := New(box, store, Options{})
+	first := drain(t, o, box)
+	box.renumber("18")
+	box.deliver(letter(50))
+	s := login(t, o)
+	defer s.close()
+	told := s.Maildrop.(*maildrop).Maildrop.(*mailboxDrop).shown
+	for i, u := range s.uidls() {
+		if got := string(told.AppendUIDL(nil, i)); got != u || i < 6 && u != first[letter(i)] {
+			t.Errorf("message %d is shown as %s, the adapter is told %s, and it was %s", i, u, got, first[letter(i)])
+		}
+	}
+}
+
 func TestDuplicateUIDLsAreToldApart(t *testing.T) {
 	box, store := newMailbox(9), newStore(t)
 	box.uidl = func(_ *mailbox, m message) string {

@@ -55,6 +55,9 @@ func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
 		return nil, err
 	}
 	d.opener.recovered(d.account)
+	if r, ok := d.Maildrop.(upstream.Recorder); ok {
+		r.Shown(pinned)
+	}
 	return pinned, nil
 }
 

@@ -117,6 +117,13 @@ func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
 	return l, err
 }
 
+// Shown implements upstream.Recorder, as far as the adapter does.
+func (d *maildrop) Shown(l upstream.Listing) {
+	if r, ok := d.Maildrop.(upstream.Recorder); ok {
+		r.Shown(l)
+	}
+}
+
 // Close implements upstream.Maildrop: at once, or in a moment if there is
 // something to purge.
 func (d *maildrop) Close() error {

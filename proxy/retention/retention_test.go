@@ -325,3 +325,30 @@ func TestPurgesAreBounded(t *testing.T) {
 	s.session()
 	s.want(1, 0)
 }
+
+// A recorder is told what is shown, through what purges behind it.
+type recorder struct {
+	keeper
+	told *upstream.Listing
+}
+
+func (r recorder) Shown(l upstream.Listing) { *r.told = l }
+
+func TestAdapterIsToldWhatIsShown(t *testing.T) {
+	s := newScene(t, upstream.Policy{Grace: grace})
+	var told upstream.Listing
+	inner := s.cellar.Memory
+	drop, err := inner.Open(t.Context(), inner.Account())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &maildrop{Maildrop: recorder{keeper{drop, s.cellar}, &told}, opener: s.opener}
+	defer d.Close()
+	l, err := d.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if upstream.Recorder(d).Shown(l); told == nil {
+		t.Error("the adapter is not told")
+	}
+}

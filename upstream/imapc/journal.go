@@ -128,12 +128,16 @@ func uidOf(name string) uint32 {
 }
 
 // formatNames writes the names of an intent: the way, the UIDs as a set, and the
-// size of each. "expunge 3,5:6 900 912 874".
+// size of each, with the unique-id that the client was shown if it is another
+// than the upstream's. "expunge 3,5:6 900 912:17.4 874".
 func formatNames(w way, todo []entry) string {
 	text := []byte(w.String() + " " + uidSet(uidsOf(todo)))
 	for _, e := range todo {
 		text = append(text, ' ')
 		text = strconv.AppendInt(text, e.size, 10)
+		if e.uidl != "" {
+			text = append(append(text, ':'), e.uidl...)
+		}
 	}
 	return string(text)
 }
@@ -155,11 +159,12 @@ func parseNames(names string) (way string, todo []entry, err error) {
 			if len(sizes) == 0 {
 				return "", nil, malformed
 			}
-			size, err := strconv.ParseInt(sizes[0], 10, 64)
+			text, uidl, _ := strings.Cut(sizes[0], ":")
+			size, err := strconv.ParseInt(text, 10, 64)
 			if err != nil || len(todo) > 0 && uint32(uid) <= todo[len(todo)-1].uid {
 				return "", nil, malformed
 			}
-			todo, sizes = append(todo, entry{uint32(uid), size}), sizes[1:]
+			todo, sizes = append(todo, entry{uint32(uid), size, uidl}), sizes[1:]
 		}
 	}
 	if len(sizes) > 0 {

@@ -127,7 +127,7 @@ func (f *fake) leave(j *fakeJournal, w way, uids ...uint32) upstream.Intent {
 	for _, uid := range uids {
 		f.change(uid, func(m *fakeMessage) {
 			m.deleted = true
-			todo = append(todo, entry{uid, int64(m.stated())})
+			todo = append(todo, entry{uid: uid, size: int64(m.stated())})
 		})
 	}
 	intent := upstream.Intent{Account: "bob@example.org", Session: "s1", Policy: "expunge",
@@ -179,6 +179,45 @@ func TestRemovalIsWrittenDownBefore(t *testing.T) {
 			t.Errorf("logged %d times %s, want once:\n%s", got, line, log)
 		}
 	})
+}
+
+// relabelled is a listing with unique-ids of somebody else's, but for the last.
+type relabelled struct{ upstream.Listing }
+
+func (l relabelled) AppendUIDL(dst []byte, i int) []byte {
+	if i == l.Len()-1 {
+		return l.Listing.AppendUIDL(dst, i)
+	}
+	return fmt.Appendf(dst, "old:%d", i)
+}
+
+// The journal has the unique-ids that the client was shown, also where a later
+// session finishes the removal.
+func TestRemovalsHaveTheUIDLsThatWereShown(t *testing.T) {
+	for _, cut := range []bool{false, true} {
+		bubble(t, func(t *testing.T, f *fake) {
+			j := f.journal()
+			if cut {
+				j.noEnd = errors.New("disk full")
+			}
+			d := f.list()
+			d.Shown(relabelled{d.listing})
+			wantRemoved(t, f, d, []int{0, 1, 3}, 3, nil, 6)
+			if cut {
+				j.noEnd = nil
+				f.resumable = append(f.resumable, "3,5,9")
+				f.list()
+			}
+			uidls := []string{}
+			for _, r := range j.all() {
+				uidls = append(uidls, r.UIDL)
+			}
+			if want := []string{"old:0", "old:1", "77.9"}; !slices.Equal(uidls, want) {
+				t.Errorf("cut off: %v, removed as %q, want %q", cut, uidls, want)
+			}
+			j.wantPending()
+		})
+	}
 }
 
 func TestNothingIsRemovedThatCannotBeWrittenDown(t *testing.T) {
@@ -645,9 +684,9 @@ func TestTwoSessionsResumeOneIntent(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	todo := []entry{{3, 900}, {5, 0}, {6, 1 << 40}, {4294967295, 7}}
+	todo := []entry{{3, 900, ""}, {5, 0, "17.4"}, {6, 1 << 40, "a:b"}, {4294967295, 7, ""}}
 	text := formatNames(byExpunge, todo)
-	if want := "expunge 3,5:6,4294967295 900 0 1099511627776 7"; text != want {
+	if want := "expunge 3,5:6,4294967295 900 0:17.4 1099511627776:a:b 7"; text != want {
 		t.Errorf("%q, want %q", text, want)
 	}
 	way, got, err := parseNames(text)

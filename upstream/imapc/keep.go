@@ -122,7 +122,7 @@ func (k *keeper) in(ctx context.Context, group []int, kept []upstream.Removal, d
 	var all []chosen
 	for _, i := range group {
 		if uid := uidOf(kept[i].Kept.Name); uid != 0 {
-			all = append(all, chosen{i, entry{uid, kept[i].Size}})
+			all = append(all, chosen{i, entry{uid: uid, size: kept[i].Size}})
 		}
 	}
 	slices.SortFunc(all, func(a, b chosen) int { return cmp.Compare(a.uid, b.uid) })

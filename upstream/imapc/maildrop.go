@@ -1,6 +1,7 @@
 package imapc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +21,9 @@ type maildrop struct {
 	uidValidity uint32
 	refusal     error // why nothing can be removed, nil if it can
 	listing     *listing
-	toKeep      *listing     // the same without anything hidden
-	undelivered map[int]bool // messages that the server did not deliver when asked
+	toKeep      *listing         // the same without anything hidden
+	shown       upstream.Listing // to the client; nil: listing
+	undelivered map[int]bool     // messages that the server did not deliver when asked
 
 	ahead *ahead
 
@@ -73,6 +75,24 @@ func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
 		hook(d.toKeep.reused)
 	}
 	return l, nil
+}
+
+var _ upstream.Recorder = (*maildrop)(nil)
+
+// Shown implements upstream.Recorder.
+func (d *maildrop) Shown(l upstream.Listing) { d.shown = l }
+
+// shownUIDL is message i's unique-id where the client was shown another one than
+// the listing has, else empty.
+func (d *maildrop) shownUIDL(i int) string {
+	if d.shown == nil {
+		return ""
+	}
+	uidl := d.shown.AppendUIDL(nil, i)
+	if bytes.Equal(uidl, d.listing.AppendUIDL(nil, i)) {
+		return ""
+	}
+	return string(uidl)
 }
 
 func (d *maildrop) current() *conn {

@@ -41,7 +41,7 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 		if err := d.Removable(i); err != nil {
 			r.fail(err)
 		} else {
-			r.todo = append(r.todo, entry{d.listing.uid(i), d.listing.Size(i)})
+			r.todo = append(r.todo, entry{d.listing.uid(i), d.listing.Size(i), d.shownUIDL(i)})
 		}
 	}
 	slices.SortFunc(r.todo, func(a, b entry) int { return cmp.Compare(a.uid, b.uid) })
@@ -59,6 +59,7 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 type entry struct {
 	uid  uint32
 	size int64
+	uidl string // that the client was shown, if it is not the one that u.o.UIDL makes
 }
 
 func uidsOf(entries []entry) []uint32 {
@@ -267,9 +268,13 @@ func (r *removal) count(k *chunk) {
 
 // removal describes a message that was removed.
 func (u *Upstream) removal(uidValidity uint32, e entry, kept upstream.Place) upstream.Removal {
+	uidl := e.uidl
+	if uidl == "" {
+		uidl = string(u.o.UIDL.append(nil, uidValidity, e.uid))
+	}
 	return upstream.Removal{
 		Name: strconv.FormatUint(uint64(e.uid), 10),
-		UIDL: string(u.o.UIDL.append(nil, uidValidity, e.uid)),
+		UIDL: uidl,
 		Size: e.size,
 		Kept: kept,
 	}

@@ -207,7 +207,7 @@ func TestResumeOnRealServers(t *testing.T) {
 		d := s.open(t, upstream.Policy{}).(*maildrop)
 		todo := []entry{}
 		for _, i := range []int{0, 1, 3} {
-			todo = append(todo, entry{d.listing.uid(i), d.listing.Size(i)})
+			todo = append(todo, entry{uid: d.listing.uid(i), size: d.listing.Size(i)})
 		}
 		r := &removal{d: d, todo: todo}
 		if err := r.begin(t.Context(), byExpunge); err != nil {

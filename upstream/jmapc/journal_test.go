@@ -125,6 +125,25 @@ func TestIntentStandsBeforeTheRemovalIsSent(t *testing.T) {
 	}
 }
 
+// relabelled is a listing with unique-ids of somebody else's.
+type relabelled struct{ upstream.Listing }
+
+func (l relabelled) AppendUIDL(dst []byte, i int) []byte { return fmt.Appendf(dst, "old:%d", i) }
+
+func TestRemovalsHaveTheUIDLsThatWereShown(t *testing.T) {
+	j := new(notebook)
+	_, u, ids := letters5(t, Options{Journal: j})
+	d, l := open(t, u, bob)
+	d.(upstream.Recorder).Shown(relabelled{l})
+	if n, err := d.Remove(t.Context(), []int{1, 2}); n != 2 || err != nil {
+		t.Fatalf("removed %d, %v; want 2", n, err)
+	}
+	want := []upstream.Removal{{Name: ids[1], UIDL: "old:1", Size: sizeOf(1)}, {Name: ids[2], UIDL: "old:2", Size: sizeOf(2)}}
+	if diff := cmp.Diff(want, j.removed); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+}
+
 func TestWithoutAnIntentNothingIsRemoved(t *testing.T) {
 	j := &notebook{fail: errors.New("disk full")}
 	s, u, _ := letters5(t, Options{Journal: j})

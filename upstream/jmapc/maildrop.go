@@ -40,8 +40,9 @@ type maildrop struct {
 	kept       *kept   // the listing of an earlier session, if there is one
 	early      answers // to what was asked for the listing together with the mailboxes
 	listing    *listing
-	unreadable map[int]bool // what the upstream has, but does not deliver
-	share      *spool.Share // of what is read ahead
+	labels     upstream.Listing // the same as the client was shown it; nil: listing
+	unreadable map[int]bool     // what the upstream has, but does not deliver
+	share      *spool.Share     // of what is read ahead
 	ahead      ahead
 }
 

@@ -33,6 +33,19 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 	return removed, nil
 }
 
+var _ upstream.Recorder = (*maildrop)(nil)
+
+// Shown implements upstream.Recorder.
+func (d *maildrop) Shown(l upstream.Listing) { d.labels = l }
+
+// shownUIDL is message i's unique-id as the client was shown it.
+func (d *maildrop) shownUIDL(i int) string {
+	if d.labels != nil {
+		return string(d.labels.AppendUIDL(nil, i))
+	}
+	return string(d.listing.AppendUIDL(nil, i))
+}
+
 // idsOf returns the ids of messages, each once.
 func (d *maildrop) idsOf(messages []int) []string {
 	ids := make([]string, len(messages))
@@ -52,7 +65,7 @@ func (d *maildrop) removeAll(ctx context.Context, ids []string, byID map[string]
 			i := byID[id]
 			return upstream.Removal{
 				Name: id,
-				UIDL: string(d.listing.AppendUIDL(nil, i)),
+				UIDL: d.shownUIDL(i),
 				Size: d.listing.Size(i),
 				Kept: d.keptPlace(m),
 			}
