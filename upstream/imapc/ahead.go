@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/emersion/go-imap/v2"
 
@@ -16,16 +17,31 @@ const (
 	// So many octets are asked for ahead at first, and twice as many with each
 	// message that follows the one before, up to what the line is likely to
 	// carry in a round trip, within these bounds.
-	firstWindow  = 256 << 10
-	leastLine    = 2 << 20
-	largestLine  = 32 << 20
-	lineRate     = 512 << 20 // octets in a second
-	headerWindow = 128       // headers
+	firstWindow = 256 << 10
+	leastLine   = 2 << 20
+	largestLine = 64 << 20
+	lineRate    = 512 << 20 // octets in a second
+
+	// The same for headers, each of which is taken for headerSize.
+	headerSize        = 4 << 10
+	leastHeaderLine   = 128 * headerSize
+	largestHeaderLine = 2048 * headerSize
+	headerRate        = 20_000 * headerSize
+
+	// More is asked for when there is room for this much, or for an eighth of
+	// the window where that is more: fewer commands for whoever is near, and no
+	// gaps for whoever is far away.
+	leastStep = 1 << 20
+
+	// So many messages in a row are believed to go on like that. Beyond them the
+	// window grows only for a client that has to wait, and shrinks for one that
+	// leaves messages lying for this long and two round trips.
+	slowStart = 8
+	longLay   = 10 * time.Millisecond
 
 	maxAhead    = 1 << 20 // octets of a message that is asked for ahead
-	headerSize  = 4 << 10 // octets that a header is taken for
 	leastSize   = 2 << 10 // octets that a message is taken for at least: it costs memory, too
-	maxParcels  = 1024    // messages that are on their way or held
+	maxParcels  = 4096    // messages that are on their way or held
 	maxBatch    = 64      // messages in one command; the library waits at 128
 	maxBatchSet = 900     // octets of their UIDs, see chunkSize
 
@@ -46,6 +62,8 @@ type ahead struct {
 	parcels []*parcel // not asked for yet, in the order of messages
 	header  bool      // what they are
 	last    int       // the message that was asked for last; -1: none
+	asked   int64     // octets that were asked for, about
+	wasted  int64     // octets that came and nobody asked for, about
 	run     int       // so many were asked for in order before it
 	next    int       // the first message that is not on its way
 	window  int64     // octets that may be on their way or held, beyond last
@@ -61,11 +79,12 @@ func (a *ahead) take(ctx context.Context, i int, header bool) (*parcel, error) {
 	if len(a.parcels) == 0 {
 		a.next = i + 1
 	}
-	a.adjust(c, i, p != nil, header)
+	a.adjust(c, i, p, header)
 	if hook := a.d.u.o.Hooks.ReadAhead; hook != nil && a.last >= 0 {
 		hook(p != nil)
 	}
 	a.last = i
+	a.asked += a.cost(i)
 	if p != nil {
 		p.ask(ctx)
 		if c.g.broken() == nil {
@@ -140,27 +159,32 @@ func (a *ahead) find(c *conn, i int, header bool) *parcel {
 	return nil
 }
 
-// adjust sets how far to look ahead of message i. A guess is made for the first
-// message, and for every one that follows the one before; not for a client that
-// jumps, or takes turns between messages and headers. Whoever begins with the
-// first message of all is going to drain the maildrop.
-func (a *ahead) adjust(c *conn, i int, hit, header bool) {
+// adjust sets how far to look ahead of message i, whose parcel is p if it has
+// one. A guess is made for the first message, and for every one that follows the
+// one before; not for a client that jumps, or takes turns between messages and
+// headers. Whoever begins with the first message of all is going to drain the
+// maildrop, unless it is known not to.
+func (a *ahead) adjust(c *conn, i int, p *parcel, header bool) {
 	if a.run++; a.last < 0 || header != a.header || i != a.last+1 {
 		a.run = 0
 	}
+	most := c.line()
+	if header {
+		most = c.headerLine()
+	}
 	switch {
-	case a.last < 0 && i == 0:
-		a.window = c.line()
+	case a.last < 0 && i == 0 && !a.d.u.habits.leaves(a.d.account.User):
+		a.window = most
 	case a.last < 0:
 		a.window = firstWindow
-	case header != a.header, !hit && i != a.last+1:
+	case header != a.header, p == nil && i != a.last+1:
 		a.window = 0
-	default:
-		a.window = min(max(2*a.window, firstWindow), c.line())
+	case a.run <= slowStart || p == nil || p.lay() < 0:
+		a.window = min(max(2*a.window, firstWindow), most)
+	case p.lay() > longLay+2*c.rtt: // the client takes its time: less will do
+		a.window = max(a.window-a.cost(i), firstWindow)
 	}
-	if a.header = header; header && a.window > 0 {
-		a.window = headerWindow * headerSize
-	}
+	a.header = header
 }
 
 // line is how many octets are under way when the line is busy.
@@ -168,20 +192,25 @@ func (c *conn) line() int64 {
 	return min(max(leastLine, int64(c.rtt.Seconds()*lineRate)), largestLine)
 }
 
+// headerLine is the same where headers are under way.
+func (c *conn) headerLine() int64 {
+	return min(max(leastHeaderLine, int64(c.rtt.Seconds()*headerRate)), largestHeaderLine)
+}
+
 // extend asks for the messages of batch, and for the next ones as far as the
-// window goes, unless that is half full still. They end before a large one.
+// window goes, unless there is little room in it. They end before a large one.
 func (a *ahead) extend(c *conn, batch []*parcel) {
 	room := a.window
 	for _, p := range a.parcels {
 		room -= a.cost(p.i)
 	}
-	if len(batch) == 0 && room < a.window/2 {
+	if len(batch) == 0 && room < max(a.window/8, min(a.window/2, leastStep)) {
 		return
 	}
 	set := 0
 	for a.next < a.d.listing.Len() && len(a.parcels) < maxParcels {
 		cost := a.cost(a.next)
-		if room -= cost; room < 0 || cost > maxAhead || a.d.undelivered[a.next] || cost+c.flight.octets.Load() > a.share.Room() {
+		if room -= cost; room < 0 || cost > maxAhead || a.d.undelivered[a.next] || cost+c.flight.octets.Load() > max(a.share.Room(), firstWindow) {
 			break
 		}
 		p := a.parcel(c, a.next)
@@ -238,8 +267,10 @@ func (a *ahead) drop() {
 }
 
 func (a *ahead) waste(p *parcel) {
+	n := max(0, a.cost(p.i)-p.coming.Load())
+	a.wasted += n
 	if hook := a.d.u.o.Hooks.Wasted; hook != nil {
-		hook(max(0, a.cost(p.i)-p.coming.Load()))
+		hook(n)
 	}
 	p.drop()
 }
@@ -250,4 +281,36 @@ func (a *ahead) close() {
 	defer a.mu.Unlock()
 	a.closed = true
 	a.drop()
+	a.d.u.habits.note(a.d.account.User, a.asked, a.wasted)
+}
+
+// habits remember whose clients leave most of what is read ahead of them, such
+// as one that gets a single message by each session.
+type habits struct {
+	mu    sync.Mutex
+	leave map[string]bool // by login name
+}
+
+// maxHabits is how many accounts are remembered; then all are forgotten.
+const maxHabits = 10_000
+
+func (h *habits) leaves(account string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.leave[account]
+}
+
+// note takes in what a session came to, in octets.
+func (h *habits) note(account string, asked, wasted int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case asked == 0:
+	case wasted <= asked:
+		delete(h.leave, account)
+	case h.leave == nil || len(h.leave) >= maxHabits:
+		h.leave = map[string]bool{account: true}
+	default:
+		h.leave[account] = true
+	}
 }

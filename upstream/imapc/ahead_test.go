@@ -60,6 +60,92 @@ func TestDrainTakesFewRoundTrips(t *testing.T) {
 	}
 }
 
+// A client that takes messages as fast as a machine can waits for the first of
+// them, and then no more; one that takes its time has little held for it.
+func TestDrainNeverStalls(t *testing.T) {
+	const octets = 46_000
+	for _, c := range []struct {
+		rtt    time.Duration
+		pace   float64 // octets a second that the client takes
+		trips  float64 // at most, beside what the client takes
+		memory int64   // at most, in the second half
+	}{
+		{20 * time.Millisecond, 400e6, 1, 16 << 20},
+		{100 * time.Millisecond, 400e6, 1, 64 << 20},
+		{20 * time.Millisecond, 2e6, 4, 1 << 20},
+		{time.Millisecond, 2e6, 4, 1 << 20},
+	} {
+		bubble(t, func(t *testing.T, f *fake) {
+			raw := upstreamtest.Letter(1, octets)
+			f.messages = nil
+			for i := range 2000 {
+				f.messages = append(f.messages, fakeMessage{uid: uint32(i + 1), raw: raw})
+			}
+			f.delay = c.rtt
+			pool := spool.NewPool(spool.Limits{})
+			f.options.Pool = pool
+			d := f.list()
+			began, held := time.Now(), int64(0)
+			for i := range f.messages {
+				wantWhole(t, d, i, raw)
+				time.Sleep(time.Duration(octets / c.pace * 1e9))
+				if memory, _ := pool.Held(); i > len(f.messages)/2 {
+					held = max(held, memory)
+				}
+			}
+			waited := time.Since(began) - time.Duration(len(f.messages))*time.Duration(octets/c.pace*1e9)
+			if trips := waited.Seconds() / c.rtt.Seconds(); trips > c.trips+0.01 {
+				t.Errorf("%v, %.0f MB/s: the client waits for %.2f round trips, want at most %.0f", c.rtt, c.pace/1e6, trips, c.trips)
+			}
+			if held > c.memory {
+				t.Errorf("%v, %.0f MB/s: %d octets of memory are held", c.rtt, c.pace/1e6, held)
+			}
+		})
+	}
+}
+
+// A client that gets one message by each session is not read ahead of for long.
+func TestWasteIsRemembered(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		f.fill(1000, 20000)
+		var wasted atomic.Int64
+		f.options.Hooks.Wasted = func(n int64) { wasted.Add(n) }
+		u := f.upstream()
+		session := func(messages int) int64 {
+			wasted.Store(0)
+			m, err := u.Open(t.Context(), f.account())
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := m.(*maildrop)
+			if _, err := d.List(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for i := range messages {
+				wantWhole(t, d, i, f.messages[i].raw)
+			}
+			synctest.Wait()
+			d.Close()
+			synctest.Wait()
+			return wasted.Load()
+		}
+		for k, c := range []struct {
+			messages    int
+			least, most int64
+		}{
+			{1, leastLine / 2, leastLine},
+			{1, 1, firstWindow},
+			{1, 1, firstWindow},
+			{1000, 0, 0}, // all of them are wanted: believe it from now on
+			{1, leastLine / 2, leastLine},
+		} {
+			if n := session(c.messages); n < c.least || n > c.most {
+				t.Errorf("session %d, of %d messages, wastes %d octets, want %d to %d", k+1, c.messages, n, c.least, c.most)
+			}
+		}
+	})
+}
+
 // What is read ahead of a client that reads one message is little, and what is
 // held is given back.
 func TestReadAheadIsBounded(t *testing.T) {

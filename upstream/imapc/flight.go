@@ -36,6 +36,7 @@ type parcel struct {
 	uid    imap.UID
 	size   int64        // octets in all, once the first has come
 	coming atomic.Int64 // octets still to come, about
+	landed atomic.Int64 // when all of it was there, in Unix nanoseconds; 0: it is not
 
 	ctx  context.Context // of whoever has asked for it
 	stop func() bool
@@ -121,8 +122,19 @@ func (p *parcel) receive(literal imap.LiteralReader) error {
 	}
 	if p != nil {
 		p.Finish(err)
+		p.landed.Store(time.Now().UnixNano())
 	}
 	return nil
+}
+
+// lay is for how long all of the parcel has lain there; negative if it is not
+// all there.
+func (p *parcel) lay() time.Duration {
+	at := p.landed.Load()
+	if at == 0 {
+		return -1
+	}
+	return time.Since(time.Unix(0, at))
 }
 
 // counted reads a literal to its end, which the library does not tell from the

@@ -95,8 +95,9 @@ type Options struct {
 // An Upstream opens accounts on one IMAP server. Safe for use by several
 // goroutines.
 type Upstream struct {
-	o    Options
-	warm *stable
+	o      Options
+	warm   *stable
+	habits habits
 }
 
 // New returns an Upstream. It does not connect.

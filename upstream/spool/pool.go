@@ -18,7 +18,7 @@ import (
 // Limits bound a Pool. A zero field means the default, a negative one none of it.
 type Limits struct {
 	Memory int64  // octets, for the process; 256 MiB
-	Share  int64  // octets of that, for one session; 32 MiB
+	Share  int64  // octets of that, for one session; 64 MiB
 	Disk   int64  // octets, for the process; 1 GiB
 	Dir    string // for temporary files; os.TempDir()
 }
@@ -34,7 +34,7 @@ type Pool struct {
 func NewPool(l Limits) *Pool {
 	p := &Pool{limits: l}
 	setDefault(&p.limits.Memory, 256<<20)
-	setDefault(&p.limits.Share, 32<<20)
+	setDefault(&p.limits.Share, 64<<20)
 	setDefault(&p.limits.Disk, 1<<30)
 	return p
 }
@@ -58,9 +58,12 @@ type Share struct {
 	memory atomic.Int64
 }
 
-// Room is how many octets more would fit into memory now.
+// Room is how many octets more of memory the session should fill now. It leaves
+// room for others: what a session holds is at most a quarter of what is free, so
+// that however many there are, there is some for each.
 func (s *Share) Room() int64 {
-	return max(0, min(s.pool.limits.Share-s.memory.Load(), s.pool.limits.Memory-s.pool.memory.Load()))
+	free := s.pool.limits.Memory - s.pool.memory.Load()
+	return max(0, min(s.pool.limits.Share, free/4)-s.memory.Load())
 }
 
 // take takes n octets of memory if they are there.

@@ -133,7 +133,7 @@ func TestWhatDoesNotFitGoesToDisk(t *testing.T) {
 
 // A share that is used up does not keep another one from memory, the pool does.
 func TestSharesAndPool(t *testing.T) {
-	p := NewPool(Limits{Memory: 3 * maxChunk, Share: 2 * maxChunk, Disk: -1})
+	p := NewPool(Limits{Memory: 12 * maxChunk, Share: 2 * maxChunk, Disk: -1})
 	one, two := p.Share(), p.Share()
 	if one.Room() != 2*maxChunk {
 		t.Errorf("room for %d", one.Room())
@@ -142,8 +142,22 @@ func TestSharesAndPool(t *testing.T) {
 	defer a.Close()
 	defer b.Close()
 	a.ReadFrom(bytes.NewReader(text(2*classes[2] - 1)))
-	if one.Room() != classesHeld(a, 2*maxChunk) || two.Room() > 2*maxChunk {
+	if one.Room() != classesHeld(a, 2*maxChunk) || two.Room() != 2*maxChunk {
 		t.Errorf("room for %d and %d", one.Room(), two.Room())
+	}
+}
+
+// A session leaves room for those that come after it.
+func TestRoomForEverybody(t *testing.T) {
+	p := NewPool(Limits{Memory: 64 << 20, Share: 64 << 20, Disk: -1})
+	for n := range 10 {
+		s := p.Share()
+		if s.Room() < maxChunk {
+			t.Fatalf("session %d is told of %d octets", n, s.Room())
+		}
+		for s.Room() > 0 {
+			s.force(maxChunk)
+		}
 	}
 }
 
