@@ -179,7 +179,13 @@ func (g *gateway) dialTCP(ctx context.Context, t testing.TB) *client {
 	return g.serve(ctx, t, here, there)
 }
 
+// longestTalk is more than any dialogue here takes.
+const longestTalk = 15 * time.Second
+
 func (g *gateway) serve(ctx context.Context, t testing.TB, here, there net.Conn) *client {
+	if bubble := time.Now().Year() == 2000; !bubble { // where that is testing/synctest's today, no wait takes long
+		here.SetDeadline(time.Now().Add(longestTalk))
+	}
 	c := &client{Conn: here, t: t, lines: bufio.NewReader(here), done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
@@ -261,7 +267,7 @@ func (c *client) rest() string {
 	c.t.Helper()
 	text, err := io.ReadAll(c.lines)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		c.t.Errorf("read to the end: %v", err)
+		c.t.Errorf("got %.200q, then %v; want the connection closed", text, err)
 	}
 	c.Conn.Close()
 	<-c.done
