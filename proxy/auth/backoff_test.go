@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"postern/proxy/state"
 	"postern/upstream"
 	"postern/upstream/upstreamtest"
 )
@@ -47,7 +48,7 @@ func TestFaultU9BackoffIsKept(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				up, held := newBusyUpstream(c.wait, c.kind), 0
-				g := New(Options{Locker: newLocks(), Routes: []Route{{User: "*", Upstream: "one", Opener: up}},
+				g := New(Options{Locker: state.Off(), Routes: []Route{{User: "*", Upstream: "one", Opener: up}},
 					HeldBack: func(string) { held++ }})
 				_, err := try(t, g, with("ann", "right"))
 				wantErr(t, "the login that the upstream answered", err, c.kind)

@@ -16,9 +16,13 @@ import (
 	"go.uber.org/goleak"
 
 	"postern/proxy/pop3"
+	"postern/proxy/state"
 	"postern/upstream"
 	"postern/upstream/upstreamtest"
 )
+
+// patience is how long the Locker of a store waits for a session that is closing.
+const patience = time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -47,7 +51,7 @@ func everybody() upstream.Opener {
 }
 
 func gateTo(o upstream.Opener) *Gate {
-	return New(Options{Locker: newLocks(), Routes: []Route{{User: "*", Upstream: "one", Opener: o}}})
+	return New(Options{Locker: state.Off(), Routes: []Route{{User: "*", Upstream: "one", Opener: o}}})
 }
 
 var home = netip.MustParseAddrPort("192.0.2.1:50000")
@@ -76,6 +80,19 @@ func try(t *testing.T, g *Gate, c pop3.Credentials) (time.Duration, error) {
 		login.Close()
 	}
 	return took, err
+}
+
+// unlocked checks that a session can have the maildrop at once.
+func unlocked(t *testing.T, g *Gate, user string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience/10)
+	defer cancel()
+	release, err := g.locker.Lock(ctx, accountName("one", user))
+	if err != nil {
+		t.Errorf("lock on the maildrop of %s: got error %v, want none", user, err)
+		return
+	}
+	release()
 }
 
 func wantErr(t *testing.T, what string, got, want error) {
@@ -126,7 +143,7 @@ func TestRoutes(t *testing.T) {
 				return upstreamtest.NewMemory(a.User, "pw").Open(ctx, a)
 			})
 		}
-		g := New(Options{Locker: newLocks(), Routes: []Route{
+		g := New(Options{Locker: state.Off(), Routes: []Route{
 			{User: "*@Office.example", Upstream: "office", Opener: note("office")},
 			{User: "*@*.example", Upstream: "rest", Opener: note("rest")},
 			{User: "boss@office.example", Upstream: "never", Opener: note("never")},
@@ -176,7 +193,7 @@ func TestRefusalsAreAlike(t *testing.T) {
 	for name, c := range attempts {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := New(Options{Locker: newLocks(), Routes: []Route{{User: "*@example.org", Upstream: "one",
+				g := New(Options{Locker: state.Off(), Routes: []Route{{User: "*@example.org", Upstream: "one",
 					Opener: after(300*time.Millisecond, upstreamtest.NewMemory("ann@example.org", "right"))}}})
 				for i, seconds := range want {
 					took, err := try(t, g, c)
@@ -219,7 +236,7 @@ func TestOddNamesPass(t *testing.T) {
 func TestBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := upstreamtest.NewMemory("ann", "right")
-		g := New(Options{Locker: newLocks(), Routes: []Route{{User: "*", Upstream: "one", Opener: opener(func(ctx context.Context, a upstream.Account) (upstream.Maildrop, error) {
+		g := New(Options{Locker: state.Off(), Routes: []Route{{User: "*", Upstream: "one", Opener: opener(func(ctx context.Context, a upstream.Account) (upstream.Maildrop, error) {
 			a.User = fold(a.User) // as upstreams do
 			return m.Open(ctx, a)
 		})}}})
@@ -380,9 +397,7 @@ func TestLockReleased(t *testing.T) {
 				if opened, closed := m.Handles(); opened != closed {
 					t.Errorf("maildrops: %d opened, %d closed", opened, closed)
 				}
-				if l := g.locker.(*locks); len(l.held) != 0 {
-					t.Errorf("locks left: got %d, want none", len(l.held))
-				}
+				unlocked(t, g, "ann")
 			})
 		})
 	}
@@ -392,7 +407,7 @@ func TestLoginDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked int
 		m := upstreamtest.NewMemory("ann", "right")
-		g := New(Options{Locker: newLocks(), LoginDelay: time.Minute, Routes: []Route{{User: "*", Upstream: "one",
+		g := New(Options{Locker: state.Off(), LoginDelay: time.Minute, Routes: []Route{{User: "*", Upstream: "one",
 			Opener: opener(func(ctx context.Context, a upstream.Account) (upstream.Maildrop, error) {
 				asked++
 				return m.Open(ctx, a)
@@ -424,7 +439,7 @@ func TestLoginDelay(t *testing.T) {
 // A login that was refused for another reason does not start the delay.
 func TestLoginDelayNotForBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(Options{Locker: newLocks(), LoginDelay: time.Minute, Routes: []Route{{User: "*", Upstream: "one", Opener: upstreamtest.NewMemory("ann", "right")}}})
+		g := New(Options{Locker: state.Off(), LoginDelay: time.Minute, Routes: []Route{{User: "*", Upstream: "one", Opener: upstreamtest.NewMemory("ann", "right")}}})
 		first, err := g.Authenticate(t.Context(), with("ann", "right"))
 		if err != nil {
 			t.Fatal(err)
@@ -455,7 +470,7 @@ func TestMaxLogins(t *testing.T) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
-		g := New(Options{Locker: newLocks(), MaxLogins: 8, Routes: []Route{
+		g := New(Options{Locker: state.Off(), MaxLogins: 8, Routes: []Route{
 			{User: "*@dead", Upstream: "dead", Opener: slow},
 			{User: "*", Upstream: "alive", Opener: everybody()},
 		}})
@@ -507,8 +522,8 @@ func TestThousandLogins(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if l := g.locker.(*locks); len(l.held) != 0 {
-		t.Errorf("locks left: got %d, want none", len(l.held))
+	for i := range 1000 {
+		unlocked(t, g, fmt.Sprintf("user%d", i))
 	}
 }
 
