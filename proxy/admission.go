@@ -115,13 +115,36 @@ func (a *admission) count() (open, strangers int) {
 // placeKey finds a connection's place in the context of its session.
 type placeKey struct{}
 
-// admitting is an Authenticator that notes which connections logged in.
+// admitting is an Exchanger that notes which connections logged in. It offers
+// no mechanisms if its Authenticator is no Exchanger.
 type admitting struct{ pop3.Authenticator }
 
-// Authenticate leaves it to the session to give back a maildrop that was opened
-// while the place was lost: the session's context has ended then.
 func (a admitting) Authenticate(ctx context.Context, c pop3.Credentials) (pop3.Login, error) {
 	login, err := a.Authenticator.Authenticate(ctx, c)
+	return admitted(ctx, login, err)
+}
+
+func (a admitting) Mechanisms(c pop3.Client) []string {
+	if x, ok := a.Authenticator.(pop3.Exchanger); ok {
+		return x.Mechanisms(c)
+	}
+	return nil
+}
+
+func (a admitting) Exchange(mechanism string, c pop3.Client) pop3.Exchange {
+	return admittingExchange{a.Authenticator.(pop3.Exchanger).Exchange(mechanism, c)}
+}
+
+type admittingExchange struct{ pop3.Exchange }
+
+func (x admittingExchange) Login(ctx context.Context) (pop3.Login, error) {
+	login, err := x.Exchange.Login(ctx)
+	return admitted(ctx, login, err)
+}
+
+// admitted leaves it to the session to give back a maildrop that was opened
+// while the place was lost: the session's context has ended then.
+func admitted(ctx context.Context, login pop3.Login, err error) (pop3.Login, error) {
 	if err == nil {
 		ctx.Value(placeKey{}).(*place).known()
 	}

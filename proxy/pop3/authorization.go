@@ -2,9 +2,13 @@ package pop3
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +24,17 @@ func (s *session) refuseLogin() error {
 	return refusal{"SYS/PERM", "login is allowed with TLS only"}
 }
 
+// refuseUser leaves USER and PASS out where the listener does not name them.
+func (s *session) refuseUser() error {
+	if err := s.refuseLogin(); err != nil {
+		return err
+	}
+	if !s.allows("USER") {
+		return refusal{"SYS/PERM", "login with USER is not allowed here"}
+	}
+	return nil
+}
+
 // userName is USER. Whether there is such a user shows only with the password.
 // RFC 1939 section 7.
 func (s *session) userName(_ context.Context, name string) (reply, error) {
@@ -33,22 +48,52 @@ func (s *session) pass(ctx context.Context, password string) (reply, error) {
 	}
 	user := s.user
 	s.user = ""
-	return s.logIn(ctx, "USER", user, password)
+	return s.logIn(ctx, Credentials{User: user, Password: upstream.NewSecret(password), Mechanism: "USER"})
+}
+
+// refuseAPOP leaves APOP out where the greeting had no timestamp for it.
+func (s *session) refuseAPOP() error {
+	if err := s.refuseLogin(); err != nil {
+		return err
+	}
+	if s.timestamp == "" {
+		return refusef("APOP is not available")
+	}
+	return nil
+}
+
+// apop takes a name and a digest of the greeting's timestamp and the password.
+// RFC 1939 section 7.
+func (s *session) apop(ctx context.Context, arg string) (reply, error) {
+	return s.exchange("APOP")(ctx, []byte(arg))
+}
+
+// makeTimestamp makes a timestamp for a greeting if APOP is possible on this
+// connection, now.
+func (s *session) makeTimestamp() string {
+	if !slices.Contains(s.exchanges(), "APOP") || s.refuseLogin() != nil {
+		return ""
+	}
+	if s.server.timestamp != nil {
+		return s.server.timestamp()
+	}
+	return "<" + rand.Text() + "@postern>"
 }
 
 // logIn opens the maildrop and enters the TRANSACTION state.
-func (s *session) logIn(ctx context.Context, mechanism, user, password string) (reply, error) {
+func (s *session) logIn(ctx context.Context, c Credentials) (reply, error) {
 	began := time.Now()
-	err := s.open(ctx, Credentials{
-		User:      user,
-		Password:  upstream.NewSecret(password),
-		Mechanism: mechanism,
-		Remote:    s.remote,
-		TLS:       s.tlsVersion != 0,
-		Session:   s.id,
+	c.Remote, c.TLS, c.Session = s.remote, s.tlsVersion != 0, s.id
+	err := s.await(ctx, func(ctx context.Context) error {
+		return s.openMaildrop(ctx, func(ctx context.Context) (Login, error) {
+			return s.server.Authenticator.Authenticate(ctx, c)
+		})
 	})
-	took := time.Since(began)
-	s.loginBy = s.loginBy.Add(took) // that was not the client's doing
+	return s.logInEnded(ctx, c.User, time.Since(began), err)
+}
+
+// logInEnded tells everybody concerned how a login went.
+func (s *session) logInEnded(ctx context.Context, user string, took time.Duration, err error) (reply, error) {
 	if hook := s.server.Hooks.Login; hook != nil {
 		hook(loginResult(err), took)
 	}
@@ -71,22 +116,25 @@ func loginResult(err error) string {
 	return upstream.Kind(err)
 }
 
-// open authenticates and takes the listing that the session lives on. No
-// client waits longer for that than it may be idle itself, and no drain waits
-// for a login: the client would be turned away after it. Credentials that were
-// found to be wrong are told of as ever.
-func (s *session) open(ctx context.Context, c Credentials) error {
+// await waits for what the Authenticator does, at the client's wish but not in
+// the client's time. No client waits longer than it may be idle itself, and no
+// drain waits for a login: the client would be turned away after it. Credentials
+// that were found to be wrong are told of as ever.
+func (s *session) await(ctx context.Context, do func(ctx context.Context) error) error {
+	began := time.Now()
 	ctx, done := s.wire.untilDrain(ctx, s.limits.Idle)
 	defer done()
-	err := s.openMaildrop(ctx, c)
+	err := do(ctx)
+	s.loginBy = s.loginBy.Add(time.Since(began))
 	if err != nil && context.Cause(ctx) == errDraining && !errors.Is(err, upstream.ErrAuth) {
 		return errDraining
 	}
 	return err
 }
 
-func (s *session) openMaildrop(ctx context.Context, c Credentials) error {
-	login, err := s.server.Authenticator.Authenticate(ctx, c)
+// openMaildrop takes the listing that the session lives on.
+func (s *session) openMaildrop(ctx context.Context, authenticate func(context.Context) (Login, error)) error {
+	login, err := authenticate(ctx)
 	if err != nil {
 		return err
 	}
@@ -174,8 +222,29 @@ func (s *session) handshakeDone(err error) {
 	case errors.Is(err, errDraining):
 		s.end("drain", nil) // without a word: there is no TLS to say it in
 	case err != nil:
-		s.end("tls", err)
+		s.end("tls", handshakeError(err))
 	}
+}
+
+// handshakeError is the error of a handshake as it may be logged: without the
+// names in a certificate that anybody may have made.
+func handshakeError(err error) error {
+	refused, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	if !ok {
+		return err
+	}
+	reason := "not valid"
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](refused); ok {
+		switch invalid.Reason {
+		case x509.Expired:
+			reason = "not valid at this time"
+		case x509.IncompatibleUsage:
+			reason = "not for client authentication"
+		}
+	} else if _, ok := errors.AsType[x509.UnknownAuthorityError](refused); ok {
+		reason = "not from an authority that this listener trusts"
+	}
+	return fmt.Errorf("client certificate %s", reason)
 }
 
 // utf8Mode is UTF8: user names and passwords are octets to us, and messages

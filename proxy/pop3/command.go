@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -41,6 +42,7 @@ type command struct {
 	// capability announces the command in CAPA, in both states: some clients
 	// ask before the login only. Empty for what needs no announcing.
 	capability string
+	arguments  func(*session) []string // of the capability; may be nil
 }
 
 // commands is the table of all there are, in the order of CAPA. It is filled
@@ -72,11 +74,12 @@ func init() {
 		{name: "TOP", states: transaction, arg: required, run: (*session).top, loggable: true, capability: "TOP"},
 		{name: "UIDL", states: transaction, arg: optional, run: (*session).uidl, loggable: true, capability: "UIDL"},
 		{name: "USER", states: authorization, arg: required, run: (*session).userName, loggable: true,
-			refuse: (*session).refuseLogin, capability: "USER"},
+			refuse: (*session).refuseUser, capability: "USER"},
 		{name: "PASS", states: authorization, arg: verbatim, run: (*session).pass, maxOctets: maxPasswordOctets,
-			refuse: (*session).refuseLogin},
+			refuse: (*session).refuseUser},
+		{name: "APOP", states: authorization, arg: required, run: (*session).apop, refuse: (*session).refuseAPOP},
 		{name: "AUTH", states: authorization, arg: optional, run: (*session).auth, maxOctets: maxLineOctets,
-			refuse: (*session).refuseLogin, capability: "SASL PLAIN LOGIN"},
+			refuse: (*session).refuseAuth, capability: "SASL", arguments: (*session).mechanisms},
 		{name: "STLS", states: authorization, run: (*session).stls,
 			refuse: (*session).refuseSTLS, capability: "STLS"},
 		{name: "UTF8", states: authorization, run: (*session).utf8Mode, capability: "UTF8 USER"},
@@ -128,9 +131,14 @@ func (s *session) capa(context.Context, string) (reply, error) {
 	rep := ok("capability list follows")
 	rep.body = func(w *writer) error {
 		for _, c := range commands {
-			if c.capability != "" && (c.refuse == nil || c.refuse(s) == nil) {
-				w.WriteString(c.capability + "\r\n")
+			if c.capability == "" || c.refuse != nil && c.refuse(s) != nil {
+				continue
 			}
+			w.WriteString(c.capability)
+			if c.arguments != nil {
+				w.WriteString(" " + strings.Join(c.arguments(s), " "))
+			}
+			w.WriteString("\r\n")
 		}
 		// RFC 2449 section 6.4 and 6.6, RFC 3206 section 6.
 		w.WriteString("RESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n")

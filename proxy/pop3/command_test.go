@@ -24,6 +24,7 @@ func TestEveryCommandInEveryState(t *testing.T) {
 		"UIDL": {"UIDL", logInFirst, "+OK 3 messages (95 octets)"},
 		"USER": {"USER bob", "+OK send the password", alreadyIn},
 		"PASS": {"PASS x", "-ERR USER comes first", alreadyIn},
+		"APOP": {"APOP bob 0", "-ERR APOP is not available", alreadyIn},
 		"AUTH": {"AUTH", "+OK mechanisms follow", alreadyIn},
 		"STLS": {"STLS", "+OK begin TLS", alreadyIn},
 		"UTF8": {"UTF8", "+OK UTF-8", alreadyIn},

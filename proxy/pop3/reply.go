@@ -43,6 +43,11 @@ func (r refusal) Error() string { return answer(r).String() }
 
 func refusef(format string, args ...any) error { return refusal{text: fmt.Sprintf(format, args...)} }
 
+func isRefusal(err error) bool {
+	_, ok := errors.AsType[refusal](err)
+	return ok
+}
+
 // A failure is an error that gets another answer than the words below.
 type failure struct {
 	answer

@@ -3,8 +3,37 @@ package pop3
 import (
 	"context"
 	"encoding/base64"
+	"slices"
 	"strings"
+	"time"
+
+	"postern/upstream"
 )
+
+// A turn takes a response of the client's, decoded, and says how the exchange
+// goes on. The first is nil where the client sent no initial response.
+type turn func(ctx context.Context, response []byte) (reply, error)
+
+// ask is a challenge whose response then gets. RFC 5034 section 4.
+func ask(challenge string, then turn) reply {
+	return reply{
+		text: base64.StdEncoding.EncodeToString([]byte(challenge)),
+		more: func(ctx context.Context, line string) (reply, error) { return then.take(ctx, line) },
+	}
+}
+
+// take decodes a response. RFC 5034 section 4.
+func (then turn) take(ctx context.Context, line string) (reply, error) {
+	if line == "*" {
+		return reply{}, refusef("AUTH cancelled")
+	}
+	// The decoder would skip a CR.
+	response, err := base64.StdEncoding.DecodeString(line)
+	if err != nil || strings.Contains(line, "\r") {
+		return reply{}, refusef("base64 expected")
+	}
+	return then(ctx, response)
+}
 
 // auth is AUTH: a SASL exchange that ends in a login. RFC 5034. Without an
 // argument it lists the mechanisms, which clients older than CAPA try.
@@ -12,46 +41,49 @@ func (s *session) auth(ctx context.Context, arg string) (reply, error) {
 	if arg == "" {
 		rep := ok("mechanisms follow")
 		rep.body = func(w *writer) error {
-			w.WriteString("PLAIN\r\nLOGIN\r\n")
+			for _, m := range s.mechanisms() {
+				w.WriteString(m + "\r\n")
+			}
 			return nil
 		}
 		return rep, nil
 	}
 	mechanism, initial, isInitial := strings.Cut(arg, " ")
-	var challenge reply
-	switch strings.ToUpper(mechanism) {
-	case "PLAIN":
-		challenge = reply{more: s.authPlain}
-	case "LOGIN":
-		challenge = ask("Username:", s.authLogin)
-	default:
+	mechanism = strings.ToUpper(mechanism)
+	if !slices.Contains(s.mechanisms(), mechanism) {
 		return reply{}, refusef("mechanism not supported")
 	}
+	first := s.firstTurn(mechanism)
 	switch {
 	case !isInitial:
-		return challenge, nil
+		return first(ctx, nil)
 	case initial == "=": // RFC 5034 section 4: an initial response of no octets
 		initial = ""
 	}
-	return challenge.more(ctx, initial)
+	return first.take(ctx, initial)
 }
 
-// ask is a challenge whose answer is decoded before then gets it.
-func ask(prompt string, then func(ctx context.Context, answer string) (reply, error)) reply {
-	return reply{
-		text: base64.StdEncoding.EncodeToString([]byte(prompt)),
-		more: then,
+func (s *session) firstTurn(mechanism string) turn {
+	switch mechanism {
+	case "PLAIN":
+		return s.authPlain
+	case "LOGIN":
+		return s.authLogin
+	case "XOAUTH2":
+		return s.authXOAuth2
+	case "OAUTHBEARER":
+		return s.authOAuthBearer
 	}
+	return s.exchange(mechanism)
 }
 
 // authPlain takes the one message of PLAIN: authorization identity, NUL,
 // authentication identity, NUL, password. RFC 4616 section 2.
-func (s *session) authPlain(ctx context.Context, response string) (reply, error) {
-	message, err := decode(response)
-	if err != nil {
-		return reply{}, err
+func (s *session) authPlain(ctx context.Context, response []byte) (reply, error) {
+	if response == nil {
+		return ask("", s.authPlain), nil
 	}
-	parts := strings.Split(message, "\x00")
+	parts := strings.Split(string(response), "\x00")
 	if len(parts) != 3 {
 		return reply{}, refusef("PLAIN message malformed")
 	}
@@ -63,17 +95,12 @@ func (s *session) authPlain(ctx context.Context, response string) (reply, error)
 
 // authLogin takes the user name and asks for the password (LOGIN was never
 // standardised; draft-murchison-sasl-login).
-func (s *session) authLogin(_ context.Context, response string) (reply, error) {
-	user, err := decode(response)
-	if err != nil {
-		return reply{}, err
+func (s *session) authLogin(_ context.Context, response []byte) (reply, error) {
+	if response == nil {
+		return ask("Username:", s.authLogin), nil
 	}
-	return ask("Password:", func(ctx context.Context, response string) (reply, error) {
-		password, err := decode(response)
-		if err != nil {
-			return reply{}, err
-		}
-		return s.saslLogIn(ctx, "LOGIN", user, password)
+	return ask("Password:", func(ctx context.Context, password []byte) (reply, error) {
+		return s.saslLogIn(ctx, "LOGIN", string(response), string(password))
 	}), nil
 }
 
@@ -84,18 +111,94 @@ func (s *session) saslLogIn(ctx context.Context, mechanism, user, password strin
 	case strings.ContainsAny(user+password, "\x00\r\n"):
 		return reply{}, refusef("user name or password malformed")
 	}
-	return s.logIn(ctx, mechanism, user, password)
+	return s.logIn(ctx, Credentials{User: user, Password: upstream.NewSecret(password), Mechanism: mechanism})
 }
 
-// decode reads a response in base64; "*" cancels. RFC 5034 section 4.
-func decode(response string) (string, error) {
-	if response == "*" {
-		return "", refusef("AUTH cancelled")
+// exchange has the Authenticator conduct a mechanism.
+func (s *session) exchange(mechanism string) turn {
+	x := s.server.Authenticator.(Exchanger).Exchange(mechanism, s.client())
+	return func(ctx context.Context, response []byte) (reply, error) { return s.next(ctx, x, response) }
+}
+
+// next hands a response on to the Authenticator. The step that proves who the
+// client is opens the maildrop as well.
+func (s *session) next(ctx context.Context, x Exchange, response []byte) (reply, error) {
+	began := time.Now()
+	var challenge []byte
+	done := false
+	err := s.await(ctx, func(ctx context.Context) (err error) {
+		if challenge, done, err = x.Next(ctx, response); err != nil || !done {
+			return err
+		}
+		return s.openMaildrop(ctx, x.Login)
+	})
+	switch {
+	case isRefusal(err):
+		return reply{}, err
+	case err == nil && !done:
+		return ask(string(challenge), func(ctx context.Context, response []byte) (reply, error) {
+			return s.next(ctx, x, response)
+		}), nil
 	}
-	// The decoder would skip a CR.
-	text, err := base64.StdEncoding.DecodeString(response)
-	if err != nil || strings.Contains(response, "\r") {
-		return "", refusef("base64 expected")
+	return s.logInEnded(ctx, x.User(), time.Since(began), err)
+}
+
+// client is the client, as far as its connection tells.
+func (s *session) client() Client {
+	c := Client{Remote: s.remote, Session: s.id, Listed: s.server.Mechanisms != nil, Timestamp: s.timestamp}
+	if s.tlsVersion != 0 {
+		state := s.wire.conn.(tlsConn).ConnectionState()
+		c.TLS = &state
 	}
-	return string(text), nil
+	return c
+}
+
+// unlisted are the ways to log in at a listener that names none. XOAUTH2 and
+// OAUTHBEARER are of use only where the upstream takes tokens; CRAM-MD5 and APOP
+// need passwords that are kept as they are.
+var unlisted = []string{"USER", "PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL"}
+
+// allows tells whether the listener lets clients log in that way.
+func (s *session) allows(mechanism string) bool {
+	allowed := s.server.Mechanisms
+	if allowed == nil {
+		allowed = unlisted
+	}
+	return slices.Contains(allowed, mechanism)
+}
+
+// mechanisms are those of AUTH that are possible on this connection, now.
+func (s *session) mechanisms() []string {
+	var all []string
+	for _, m := range []string{"PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"} {
+		if s.allows(m) {
+			all = append(all, m)
+		}
+	}
+	for _, m := range s.exchanges() {
+		if m != "APOP" {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// exchanges are the mechanisms that the Authenticator would conduct.
+func (s *session) exchanges() []string {
+	x, ok := s.server.Authenticator.(Exchanger)
+	if !ok {
+		return nil
+	}
+	return slices.DeleteFunc(x.Mechanisms(s.client()), func(m string) bool { return !s.allows(m) })
+}
+
+// refuseAuth leaves AUTH out where there is no mechanism for it.
+func (s *session) refuseAuth() error {
+	if err := s.refuseLogin(); err != nil {
+		return err
+	}
+	if len(s.mechanisms()) == 0 {
+		return refusal{"SYS/PERM", "AUTH is not available"}
+	}
+	return nil
 }

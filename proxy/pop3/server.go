@@ -7,7 +7,8 @@
 // Server.Draining on behalf of all sessions, as long as there are any.
 //
 // RFC 1939 (POP3), 2449 (CAPA, response codes), 2595 (STLS), 3206 (SYS and AUTH
-// codes), 5034 (AUTH), 6856 (UTF8, LANG), 8314 (implicit TLS).
+// codes), 5034 (AUTH), 4616 (PLAIN), 7628 (OAUTHBEARER), 6856 (UTF8, LANG), 8314
+// (implicit TLS).
 package pop3
 
 import (
@@ -36,6 +37,10 @@ type Server struct {
 	// TLS; nil means that nobody may.
 	PlaintextLogin func(netip.Addr) bool
 
+	// Mechanisms names the ways in which clients may log in: USER, APOP, and
+	// SASL mechanisms in upper case. Nil allows those that suit every client.
+	Mechanisms []string
+
 	Limits Limits
 	Hooks  Hooks
 	Log    *slog.Logger // nil discards
@@ -55,6 +60,8 @@ type Server struct {
 	// under way is given up; a session in the UPDATE state finishes. Nil never
 	// drains.
 	Draining <-chan struct{}
+
+	timestamp func() string // for the greeting; nil outside tests
 
 	drain    drain
 	removing atomic.Int32 // sessions
@@ -87,8 +94,9 @@ type Authenticator interface {
 type Credentials struct {
 	User      string // as sent; any octets but NUL, CR and LF
 	Password  upstream.Secret
-	Mechanism string         // "USER", or the SASL mechanism: "PLAIN", "LOGIN"
-	Remote    netip.AddrPort // invalid where the connection has no such address
+	Token     upstream.Secret // instead of a password: an OAuth 2.0 access token of the client's own
+	Mechanism string          // "USER", or the SASL mechanism: "PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"
+	Remote    netip.AddrPort  // invalid where the connection has no such address
 	TLS       bool
 	Session   string // the session's id in the log
 }

@@ -34,6 +34,7 @@ type session struct {
 	tlsVersion uint16    // 0 without TLS
 	loginBy    time.Time // when the client must have logged in
 	utf8       bool      // the client sent UTF8
+	timestamp  string    // in the greeting, for APOP; empty for none
 	user       string    // that the client sent and has not given a password for
 	attempts   int       // refused logins
 	mistakes   int       // refused commands in a row
@@ -149,7 +150,11 @@ func (s *session) greet() {
 	if text == "" {
 		text = "POP3 server"
 	}
-	s.wire.out.WriteString("+OK " + text + " ready\r\n")
+	text += " ready"
+	if s.timestamp = s.makeTimestamp(); s.timestamp != "" {
+		text += " " + s.timestamp
+	}
+	s.wire.out.WriteString("+OK " + text + "\r\n")
 }
 
 // deadline is when the client must have sent the line that it is waited for.
@@ -232,8 +237,7 @@ func (s *session) logCommand(ctx context.Context, c *command, arg []byte, result
 // commandLevel lets an operator see the first failure of a session that is not
 // its client's. Refused logins have a line of their own.
 func (s *session) commandLevel(err error) slog.Level {
-	_, refused := errors.AsType[refusal](err)
-	if err == nil || refused || s.warned || s.state == authorization || s.wire.out.err != nil ||
+	if err == nil || isRefusal(err) || s.warned || s.state == authorization || s.wire.out.err != nil ||
 		errors.Is(err, errSilent) || errors.Is(err, upstream.ErrGone) {
 		return slog.LevelDebug
 	}
@@ -313,7 +317,7 @@ func (s *session) sendReply(rep reply) error {
 
 // afterError closes the connection where there is no sense in going on.
 func (s *session) afterError(err error) {
-	if _, ok := errors.AsType[refusal](err); ok {
+	if isRefusal(err) {
 		if s.mistakes++; s.mistakes >= s.limits.Errors {
 			s.end("errors", nil)
 		}

@@ -131,6 +131,10 @@ func given(g *gateway, f *upstreamtest.Faults, text string) error {
 		g.Implementation = how
 	case what == "login delay":
 		g.LoginDelay, _ = time.ParseDuration(how)
+	case what == "mechanisms":
+		g.Mechanisms = strings.Fields(how)
+	case what == "accounts offer":
+		g.offer(strings.Fields(how)...)
 	case what == "attempts":
 		g.Limits.Attempts, _ = strconv.Atoi(how)
 	case what == "errors":
