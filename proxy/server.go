@@ -12,6 +12,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,9 +52,16 @@ type Listener struct {
 	TLS         TLSMode
 	Certificate *Certificate // needed unless TLS is Off
 
+	// ClientCAs are trusted to certify clients, which may then show a
+	// certificate and need not; nil asks for none. A client whose certificate
+	// does not come from them gets no connection.
+	ClientCAs *x509.CertPool
+
 	// PlaintextLogin holds the networks that may log in without TLS. Nil
 	// means loopback alone; empty but not nil means nobody.
 	PlaintextLogin []netip.Prefix
+
+	Mechanisms []string // see pop3.Server
 }
 
 // Options say what to run. Only Listeners and Authenticator are needed.
@@ -162,6 +170,7 @@ func (s *Server) listener(o Options, l Listener, bound net.Listener) *listener {
 	n.pop3 = &pop3.Server{
 		Authenticator:  admitting{o.Authenticator},
 		PlaintextLogin: within(l.PlaintextLogin),
+		Mechanisms:     l.Mechanisms,
 		Limits:         o.Limits,
 		Log:            o.Log,
 		Listener:       l.Address,
@@ -174,9 +183,9 @@ func (s *Server) listener(o Options, l Listener, bound net.Listener) *listener {
 	}
 	switch l.TLS {
 	case STLS:
-		n.pop3.TLS = tlsConfig(l.Certificate)
+		n.pop3.TLS = tlsConfig(l)
 	case Implicit:
-		n.wrap = tlsConfig(l.Certificate)
+		n.wrap = tlsConfig(l)
 	}
 	return n
 }
@@ -207,12 +216,20 @@ func within(networks []netip.Prefix) func(netip.Addr) bool {
 // A client that offers ALPN without pop3 is speaking to the wrong port, perhaps
 // because someone redirected it there (RFC 7301 section 3.2: such a handshake
 // fails). Clients without ALPN, as most are, are not affected.
-func tlsConfig(c *Certificate) *tls.Config {
-	return &tls.Config{
+//
+// Client certificates are checked in the handshake: chain, dates and that they
+// are for client authentication. What a session ticket brings back is checked
+// against the same authorities. crypto/tls knows no renegotiation at a server.
+func tlsConfig(l Listener) *tls.Config {
+	c := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
-		GetCertificate: c.get,
+		GetCertificate: l.Certificate.get,
 		NextProtos:     []string{"pop3"},
 	}
+	if l.ClientCAs != nil {
+		c.ClientCAs, c.ClientAuth = l.ClientCAs, tls.VerifyClientCertIfGiven
+	}
+	return c
 }
 
 // Addrs returns the addresses that the listeners are bound to, in the order of
