@@ -1,7 +1,8 @@
 // Package auth decides who a client is, where their mail is, and whether they
-// may try again. Its Gate is the Authenticator of the POP3 sessions: it finds
-// the route of a name, slows down guessing, has the upstream check the
-// credentials, and holds the maildrop for one session at a time.
+// may try again. Its Gate is the Authenticator of the POP3 sessions: it asks the
+// accounts that postern has passwords for, then the routes, whose upstreams
+// check the credentials; it slows down guessing, and holds the maildrop for one
+// session at a time.
 //
 // A stranger learns nothing: an unknown name and a wrong password are one error
 // after one delay, and whether an account is in use or polled too often is told
@@ -14,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -25,14 +27,15 @@ import (
 
 // Options say how to let clients in. Routes and Locker are needed.
 type Options struct {
-	Routes []Route // the first that matches counts
-	Locker Locker
+	Accounts Accounts // whom postern itself has passwords for; nil: nobody
+	Routes   []Route  // for everybody else, the first that matches counts
+	Locker   Locker
 
 	// LoginDelay is the least time between two logins of an account; 0 means none.
 	LoginDelay time.Duration
 
 	// MaxLogins bounds the logins under way at one upstream; 0 means 256. A
-	// quarter is kept for credentials that were good the last time.
+	// quarter is kept for credentials that are known to be good.
 	MaxLogins int
 
 	// HeldBack is told of each login that was refused without asking the
@@ -52,8 +55,9 @@ type Locker interface {
 
 // A Gate implements pop3.Authenticator.
 type Gate struct {
+	accounts Accounts // never nil
 	routes   []Route
-	turns    map[string]*turnstile // by upstream
+	turns    *turnstiles
 	locker   Locker
 	delay    time.Duration
 	throttle *throttle
@@ -73,7 +77,8 @@ func New(o Options) *Gate {
 		o.MaxLogins = 256
 	}
 	g := &Gate{
-		turns:    make(map[string]*turnstile),
+		accounts: o.Accounts,
+		turns:    newTurnstiles(o.MaxLogins),
 		locker:   o.Locker,
 		delay:    o.LoginDelay,
 		throttle: newThrottle(),
@@ -81,13 +86,15 @@ func New(o Options) *Gate {
 		backoffs: newBackoffs(),
 		heldBack: o.HeldBack,
 	}
+	if g.accounts == nil {
+		g.accounts = nobody{}
+	}
 	if g.heldBack == nil {
 		g.heldBack = func(string) {}
 	}
 	for _, r := range o.Routes {
 		r.User = fold(r.User)
 		g.routes = append(g.routes, r)
-		g.turns[r.Upstream] = newTurnstile(o.MaxLogins)
 	}
 	return g
 }
@@ -96,99 +103,167 @@ func New(o Options) *Gate {
 // failures demand before it tries, and makes each refusal take the same time.
 // Either wait holds up whoever waits, and nothing else.
 func (g *Gate) Authenticate(ctx context.Context, c pop3.Credentials) (pop3.Login, error) {
-	a := g.attempt(c)
-	if a.proven && g.tooSoon(a.account) {
+	a := attempt{user: c.User, remote: c.Remote, session: c.Session, guess: g.proofs.guess(fold(c.User), c.Password)}
+	known, proven := g.proofs.find(a.guess)
+	a.proven = proven
+	if proven && g.tooSoon(known) {
 		return pop3.Login{}, upstream.ErrTooSoon
 	}
-	if err := g.backoffs.check(a.account, a.proven); err != nil {
-		g.heldBack(a.route.Upstream)
+	if !proven {
+		known = g.routedTo(c.User)
+	}
+	if err := g.backedOff(known, proven); err != nil {
 		return pop3.Login{}, err
 	}
-	if !a.proven {
-		if err := sleep(ctx, g.throttle.delay(c.Remote.Addr(), a.account)); err != nil {
-			return pop3.Login{}, err
-		}
+	if err := g.await(ctx, a); err != nil {
+		return pop3.Login{}, err
 	}
 	began := time.Now()
-	drop, err := g.open(ctx, a)
-	if errors.Is(err, upstream.ErrAuth) {
-		g.refused(a)
-		sleep(ctx, refusalTime-time.Since(began))
-	}
-	if err != nil {
-		return pop3.Login{}, err
-	}
-	g.throttle.succeeded(c.Remote.Addr(), a.account)
-	return g.hold(ctx, a, drop)
+	login, err := g.try(ctx, a, c)
+	return login, g.refused(ctx, a, began, err)
 }
 
 // An attempt is one client's wish to log in.
 type attempt struct {
-	pop3.Credentials
-	route   *Route // nil for none
-	account string // the maildrop's name, for locks and the throttle
-	proven  bool   // the same credentials were good the last time
+	user, session string
+	remote        netip.AddrPort
+	guess         guess
+	proven        bool // the same credentials were good the last time
 }
 
-func (g *Gate) attempt(c pop3.Credentials) attempt {
-	a := attempt{Credentials: c, route: g.route(c.User)}
-	if a.route == nil {
-		a.account = accountName("", c.User)
-		return a
+// await waits as long as the failures of this client demand.
+func (g *Gate) await(ctx context.Context, a attempt) error {
+	if a.proven {
+		return nil
 	}
-	a.account = accountName(a.route.Upstream, c.User)
-	a.proven = g.proofs.match(a.account, c.Password)
-	return a
+	return sleep(ctx, g.throttle.delay(a.remote.Addr(), fold(a.user)))
 }
 
-// refused remembers that the credentials were not good.
-func (g *Gate) refused(a attempt) {
-	g.proofs.forget(a.account, a.Password)
-	g.throttle.failed(a.Remote.Addr(), a.account)
+// refused remembers credentials that were not good, and makes the answer to
+// those that began to be looked at then as late as any other. It returns err.
+func (g *Gate) refused(ctx context.Context, a attempt, began time.Time, err error) error {
+	if errors.Is(err, upstream.ErrAuth) {
+		g.proofs.forget(a.guess)
+		g.throttle.failed(a.remote.Addr(), fold(a.user), a.guess)
+		sleep(ctx, refusalTime-time.Since(began))
+	}
+	return err
 }
 
-// open has the upstream check the credentials.
-func (g *Gate) open(ctx context.Context, a attempt) (upstream.Maildrop, error) {
-	if a.route == nil {
-		return nil, fmt.Errorf("no route for this name: %w", upstream.ErrAuth)
+// try logs in with what may be good credentials.
+func (g *Gate) try(ctx context.Context, a attempt, c pop3.Credentials) (pop3.Login, error) {
+	if !plausible(c) {
+		return pop3.Login{}, fmt.Errorf("not a name and a password: %w", upstream.ErrAuth)
 	}
-	if !plausible(a.Credentials) {
-		return nil, fmt.Errorf("not a name and a password: %w", upstream.ErrAuth)
+	account, err := g.accounts.Check(ctx, c)
+	switch {
+	case err == nil:
+		return g.open(ctx, a, account)
+	case !errors.Is(err, ErrUnknown):
+		return pop3.Login{}, err
 	}
-	leave, err := g.turns[a.route.Upstream].enter(ctx, a.proven)
+	r := g.route(c.User)
+	if r == nil || r.AccountsOnly || r.account(c).Login == "" {
+		return pop3.Login{}, g.nobodys(ctx)
+	}
+	return g.pass(ctx, a, r.account(c))
+}
+
+// nobodys is the error for a name that nobody has and no route takes. It takes as
+// long as a password that is wrong.
+func (g *Gate) nobodys(ctx context.Context) error {
+	if err := g.accounts.Waste(ctx); err != nil {
+		return err
+	}
+	return fmt.Errorf("neither an account nor a route has this name: %w", upstream.ErrAuth)
+}
+
+// open opens the maildrop of a client who has proved to be its owner: who may
+// therefore be told the truth, and need not ask the upstream to learn that it is
+// too soon, or another session is there.
+func (g *Gate) open(ctx context.Context, a attempt, account Account) (_ pop3.Login, err error) {
+	g.throttle.succeeded(a.remote.Addr(), fold(a.user))
+	drop := account.maildrop()
+	if err := g.backedOff(drop, true); err != nil {
+		return pop3.Login{}, err
+	}
+	h := g.newHeld(drop)
+	defer h.giveUp() // also when something panics
+	if err := g.hold(ctx, h); err != nil {
+		return pop3.Login{}, err
+	}
+	h.Maildrop, err = g.ask(ctx, a, account, true)
+	if errors.Is(err, upstream.ErrAuth) {
+		// The client did nothing wrong, and would forget its password.
+		return pop3.Login{}, fmt.Errorf("%w: the upstream refuses the credential of the account: %v", upstream.ErrRejected, err)
+	}
+	if err != nil {
+		return pop3.Login{}, err
+	}
+	return h.login(a, account), nil
+}
+
+// pass opens the maildrop of a client whose credentials the upstream checks. From
+// then on the client is known to be the owner.
+func (g *Gate) pass(ctx context.Context, a attempt, account Account) (_ pop3.Login, err error) {
+	h := g.newHeld(account.maildrop())
+	defer h.giveUp()
+	if h.Maildrop, err = g.ask(ctx, a, account, a.proven); err != nil {
+		return pop3.Login{}, err
+	}
+	g.throttle.succeeded(a.remote.Addr(), fold(a.user))
+	if err := g.hold(ctx, h); err != nil {
+		return pop3.Login{}, err
+	}
+	return h.login(a, account), nil
+}
+
+// ask has the upstream open a maildrop, when it is its turn.
+func (g *Gate) ask(ctx context.Context, a attempt, account Account, proven bool) (upstream.Maildrop, error) {
+	leave, err := g.turns.enter(ctx, account.Upstream, proven)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	drop, err := a.route.Opener.Open(ctx, upstream.Account{User: a.User, Password: a.Password, Session: a.Session})
-	g.backoffs.heed(a.account, a.proven, err)
+	drop, err := account.Opener.Open(ctx, upstream.Account{
+		User: account.Login, Password: account.Password, Tokens: account.Tokens, Session: a.session})
+	g.backoffs.heed(account.maildrop().name, proven, err)
 	return drop, err
 }
 
-// hold keeps a maildrop for one session. From here on the client is known to
-// be the owner and may be told the truth.
-func (g *Gate) hold(ctx context.Context, a attempt, drop upstream.Maildrop) (_ pop3.Login, err error) {
-	h := &held{Maildrop: drop, failed: func(err error) { g.backoffs.heed(a.account, true, err) }}
-	kept := false
-	defer func() {
-		if !kept { // also when the Locker panics
-			h.Close()
-		}
-	}()
-	if h.unlock, err = g.locker.Lock(ctx, a.account); err != nil {
-		return pop3.Login{}, err
+// hold keeps a maildrop for one session.
+func (g *Gate) hold(ctx context.Context, h *held) (err error) {
+	if h.unlock, err = g.locker.Lock(ctx, h.maildrop.name); err != nil {
+		return err
 	}
-	if g.tooSoon(a.account) {
-		return pop3.Login{}, upstream.ErrTooSoon
+	if g.tooSoon(h.maildrop) {
+		return upstream.ErrTooSoon
 	}
-	g.proofs.keep(a.account, a.Password)
-	kept = true
-	return pop3.Login{Maildrop: h, Account: a.User, Upstream: a.route.Upstream}, nil
+	return nil
 }
 
-// tooSoon tells whether the account logged in less than the login delay ago.
-func (g *Gate) tooSoon(who string) bool {
-	last, ok := g.proofs.last(who)
+// A maildrop is where an attempt leads.
+type maildrop struct {
+	upstream string
+	name     string // for locks and back-offs, the same for every way to write the user's name
+}
+
+func (a Account) maildrop() maildrop {
+	return maildrop{a.Upstream, a.Upstream + "\x00" + fold(a.Login)}
+}
+
+// backedOff returns an error like the upstream's if that wants to be left alone.
+func (g *Gate) backedOff(m maildrop, proven bool) error {
+	err := g.backoffs.check(m.name, proven)
+	if err != nil {
+		g.heldBack(m.upstream)
+	}
+	return err
+}
+
+// tooSoon tells whether the maildrop was opened less than the login delay ago.
+func (g *Gate) tooSoon(m maildrop) bool {
+	last, ok := g.proofs.last(m)
 	return ok && time.Since(last) < g.delay
 }
 
@@ -209,17 +284,35 @@ func plausible(c pop3.Credentials) bool {
 
 // A held maildrop belongs to one session until it is closed.
 type held struct {
-	upstream.Maildrop
-	failed func(error) // to be told why the login fails after all
-	unlock func()      // nil until locked
-	once   sync.Once
-	err    error
+	upstream.Maildrop // nil until opened
+	gate              *Gate
+	maildrop          maildrop
+	kept              bool
+	unlock            func() // nil until locked
+	once              sync.Once
+	err               error
+}
+
+func (g *Gate) newHeld(m maildrop) *held { return &held{gate: g, maildrop: m} }
+
+// login hands a maildrop that is open and locked to its session.
+func (h *held) login(a attempt, account Account) pop3.Login {
+	h.gate.proofs.keep(a.guess, h.maildrop)
+	h.kept = true
+	return pop3.Login{Maildrop: h, Account: a.user, Upstream: account.Upstream}
+}
+
+// giveUp closes what no session has taken.
+func (h *held) giveUp() {
+	if !h.kept {
+		h.Close()
+	}
 }
 
 // List implements upstream.Maildrop. It is part of logging in.
 func (h *held) List(ctx context.Context) (upstream.Listing, error) {
 	listing, err := h.Maildrop.List(ctx)
-	h.failed(err)
+	h.gate.backoffs.heed(h.maildrop.name, true, err)
 	return listing, err
 }
 
@@ -229,7 +322,9 @@ func (h *held) Close() error {
 		if h.unlock != nil {
 			defer h.unlock()
 		}
-		h.err = h.Maildrop.Close()
+		if h.Maildrop != nil {
+			h.err = h.Maildrop.Close()
+		}
 	})
 	return h.err
 }

@@ -4,29 +4,31 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"sync"
 	"time"
 
 	"postern/upstream"
 )
 
-// proofs remember which credentials an upstream last found good, and when. They
-// never stand in for the upstream: they only tell an owner, who need not wait for
-// other people's guesses and may know that a login comes too soon, from a
-// stranger, before the upstream is asked.
+// proofs remember which credentials were found good lately, where they led, and
+// when each maildrop was opened last. They never stand in for whoever checks the
+// credentials: they only tell an owner, who need not wait for other people's
+// guesses and may know that a login comes too soon, from a stranger, before
+// anybody is asked.
 //
-// A password is kept as a MAC under a key that lives as long as the process.
+// Credentials are kept as a MAC under a key that lives as long as the process.
 type proofs struct {
 	key [32]byte
 
-	mu    sync.Mutex
-	known *table[string, proof]
+	mu     sync.Mutex
+	good   *table[guess, maildrop]
+	logins *table[string, time.Time] // by the name of the maildrop
 }
 
-type proof struct {
-	mac  [sha256.Size]byte
-	last time.Time
-}
+// A guess stands for a name and a password. The zero guess is none: of a
+// client that sends no password.
+type guess [sha256.Size]byte
 
 const (
 	proofLife = 24 * time.Hour
@@ -34,51 +36,50 @@ const (
 )
 
 func newProofs(life time.Duration) *proofs {
-	p := &proofs{known: newTable[string, proof](maxProofs, life)}
+	p := &proofs{
+		good:   newTable[guess, maildrop](maxProofs, life),
+		logins: newTable[string, time.Time](maxProofs, life),
+	}
 	rand.Read(p.key[:])
 	return p
 }
 
-func (p *proofs) mac(account string, password upstream.Secret) (mac [sha256.Size]byte) {
+func (p *proofs) guess(name string, password upstream.Secret) (mac guess) {
 	h := hmac.New(sha256.New, p.key[:])
-	h.Write([]byte(account)) // holds exactly one NUL before the user's name,
-	h.Write([]byte{0})       // and neither name nor password holds another
+	binary.Write(h, binary.BigEndian, uint64(len(name)))
+	h.Write([]byte(name))
 	h.Write([]byte(password.Reveal()))
 	h.Sum(mac[:0])
 	return mac
 }
 
-// match tells whether these credentials were good the last time.
-func (p *proofs) match(account string, password upstream.Secret) bool {
-	mac := p.mac(account, password)
+// find tells where these credentials led if they were good the last time.
+func (p *proofs) find(g guess) (maildrop, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	known, ok := p.known.get(account)
-	return ok && hmac.Equal(known.mac[:], mac[:])
+	return p.good.get(g)
 }
 
-// last returns when the account last logged in.
-func (p *proofs) last(account string) (time.Time, bool) {
+// last returns when the maildrop was opened last.
+func (p *proofs) last(m maildrop) (time.Time, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	known, ok := p.known.get(account)
-	return known.last, ok
+	return p.logins.get(m.name)
 }
 
 // keep notes a login.
-func (p *proofs) keep(account string, password upstream.Secret) {
-	mac := p.mac(account, password)
+func (p *proofs) keep(g guess, m maildrop) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.known.put(account, proof{mac, time.Now()})
+	p.logins.put(m.name, time.Now())
+	if g != (guess{}) {
+		p.good.put(g, m)
+	}
 }
 
 // forget drops credentials that are good no longer.
-func (p *proofs) forget(account string, password upstream.Secret) {
-	mac := p.mac(account, password)
+func (p *proofs) forget(g guess) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if known, ok := p.known.get(account); ok && hmac.Equal(known.mac[:], mac[:]) {
-		p.known.remove(account)
-	}
+	p.good.remove(g)
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"strings"
 
+	"postern/proxy/pop3"
 	"postern/upstream"
 )
 
@@ -11,6 +12,43 @@ type Route struct {
 	User     string // pattern for the whole name; * is any run of characters, case does not count
 	Upstream string // the upstream's name in the configuration
 	Opener   upstream.Opener
+
+	// Login is the template of the name at the upstream; empty is the name as
+	// the client sends it. See Expand.
+	Login string
+
+	// AccountsOnly keeps passwords of strangers from the upstream: only those
+	// who have an account get in.
+	AccountsOnly bool
+}
+
+// account is whom the route takes a client for, if the upstream believes it.
+func (r *Route) account(c pop3.Credentials) Account {
+	return Account{Upstream: r.Upstream, Opener: r.Opener, Login: Expand(r.Login, c.User), Password: c.Password}
+}
+
+// Expand makes the name at an upstream from the name of a client: {user} is all
+// of that, {local} what is before its last @ or all of it, {domain} what is
+// behind, perhaps nothing. It goes over the template once, so that a name that
+// holds such words is just a name. An empty template is {user}.
+func Expand(template, user string) string {
+	if template == "" {
+		return user
+	}
+	local, domain := user, ""
+	if i := strings.LastIndexByte(user, '@'); i >= 0 {
+		local, domain = user[:i], user[i+1:]
+	}
+	return strings.NewReplacer("{user}", user, "{local}", local, "{domain}", domain).Replace(template)
+}
+
+// routedTo is the maildrop that a name leads to if it is nobody's account.
+func (g *Gate) routedTo(user string) maildrop {
+	r := g.route(user)
+	if r == nil || r.AccountsOnly {
+		return maildrop{}
+	}
+	return r.account(pop3.Credentials{User: user}).maildrop()
 }
 
 // route returns the first route for a name, or nil.
@@ -23,9 +61,6 @@ func (g *Gate) route(user string) *Route {
 	}
 	return nil
 }
-
-// accountName names a maildrop, the same for every way to write the user's name.
-func accountName(upstreamName, user string) string { return upstreamName + "\x00" + fold(user) }
 
 // fold maps ASCII letters to lower case and leaves every other octet alone: more
 // folding would let a name that only looks like another stand for it.

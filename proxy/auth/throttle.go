@@ -15,15 +15,21 @@ import (
 // begins. It waits before, not after: a client cannot save the time by hanging
 // up.
 //
-// A device that goes on with an old password is thus slow itself, but counts
-// only once against the others behind its address.
+// A password that was the last wrong one of this account from there counts no
+// further: what goes on with it is a device, not somebody who guesses.
 //
 // Only refused credentials count. An upstream that is down refuses nobody.
 type throttle struct {
 	seed maphash.Seed
 
 	mu       sync.Mutex
-	failures *table[offender, int]
+	failures *table[offender, failures]
+}
+
+// failures are how many there were, and the last of them.
+type failures struct {
+	n    int
+	last guess
 }
 
 // An offender is an address with one account, or with any.
@@ -41,7 +47,7 @@ const (
 )
 
 func newThrottle() *throttle {
-	return &throttle{seed: maphash.MakeSeed(), failures: newTable[offender, int](maxOffenders, failureLife)}
+	return &throttle{seed: maphash.MakeSeed(), failures: newTable[offender, failures](maxOffenders, failureLife)}
 }
 
 func (t *throttle) offenders(addr netip.Addr, account string) (all, one offender) {
@@ -56,26 +62,30 @@ func (t *throttle) delay(addr netip.Addr, account string) time.Duration {
 	defer t.mu.Unlock()
 	atAddress, _ := t.failures.get(all)
 	atAccount, _ := t.failures.get(one)
-	n := max(atAddress, atAccount)
+	n := max(atAddress.n, atAccount.n)
 	if n == 0 {
 		return 0
 	}
 	return min(firstDelay<<min(n-1, 8), longestDelay)
 }
 
-// failed counts refused credentials: each time for the account, and for the
-// address when the account is new there.
-func (t *throttle) failed(addr netip.Addr, account string) {
+// failed counts refused credentials: for the account unless they are the same as
+// the last time, and for the address when the account is new there.
+func (t *throttle) failed(addr netip.Addr, account string, g guess) {
 	all, one := t.offenders(addr, account)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	atAddress, _ := t.failures.get(all)
 	atAccount, known := t.failures.get(one)
 	if !known {
-		atAddress++
+		atAddress.n++
 	}
-	t.failures.put(one, atAccount+1)
-	t.failures.put(all, max(atAddress, 1)) // the table may have dropped it alone
+	if g == (guess{}) || g != atAccount.last {
+		atAccount.n++
+	}
+	atAccount.last = g
+	t.failures.put(one, atAccount)
+	t.failures.put(all, failures{n: max(atAddress.n, 1)}) // the table may have dropped it alone
 }
 
 // succeeded takes back the failures of this account at this address, and no
@@ -89,8 +99,8 @@ func (t *throttle) succeeded(addr netip.Addr, account string) {
 		return
 	}
 	t.failures.remove(one)
-	if n, _ := t.failures.get(all); n > 1 {
-		t.failures.put(all, n-1)
+	if at, _ := t.failures.get(all); at.n > 1 {
+		t.failures.put(all, failures{n: at.n - 1})
 	} else {
 		t.failures.remove(all)
 	}

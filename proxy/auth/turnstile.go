@@ -3,12 +3,37 @@ package auth
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
 
 	"postern/upstream"
 )
+
+// turnstiles are one for each upstream.
+type turnstiles struct {
+	logins int
+
+	mu sync.Mutex
+	of map[string]*turnstile
+}
+
+func newTurnstiles(logins int) *turnstiles {
+	return &turnstiles{logins: logins, of: make(map[string]*turnstile)}
+}
+
+// enter waits for a turn at an upstream of the configuration.
+func (t *turnstiles) enter(ctx context.Context, upstreamName string, proven bool) (leave func(), err error) {
+	t.mu.Lock()
+	one, ok := t.of[upstreamName]
+	if !ok {
+		one = newTurnstile(t.logins)
+		t.of[upstreamName] = one
+	}
+	t.mu.Unlock()
+	return one.enter(ctx, proven)
+}
 
 // A turnstile bounds the logins under way at one upstream.
 type turnstile struct{ all, strangers *semaphore.Weighted }

@@ -2,10 +2,29 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 
+	"postern/proxy/pop3"
 	"postern/upstream"
 )
+
+// Accounts are those that postern itself has passwords for.
+type Accounts interface {
+	Verifiers
+
+	// Check returns the account whose name the client has and one of whose
+	// passwords it knows. ErrUnknown says that nobody has the name,
+	// upstream.ErrAuth that the password is wrong, or not good from there, or
+	// the account may not log in.
+	Check(ctx context.Context, c pop3.Credentials) (Account, error)
+
+	// Waste takes the time that Check takes to refuse a password.
+	Waste(ctx context.Context) error
+}
+
+// ErrUnknown: no account has this name.
+var ErrUnknown = errors.New("no such account")
 
 // Verifiers tell what checks clients that prove who they are without sending a
 // password. A name that nobody has is no error: it has no keys and no texts.
@@ -55,4 +74,21 @@ type Account struct {
 	Login    string // upstream
 	Password upstream.Secret
 	Tokens   upstream.TokenSource // instead of a password, if not nil
+}
+
+// nobody are the accounts where there are none.
+type nobody struct{}
+
+func (nobody) Check(context.Context, pop3.Credentials) (Account, error) {
+	return Account{}, ErrUnknown
+}
+
+func (nobody) Waste(context.Context) error { return nil }
+
+func (nobody) SCRAM(context.Context, string, netip.Addr) (SCRAM, error) { return SCRAM{}, nil }
+
+func (nobody) Texts(context.Context, string, netip.Addr) ([]Text, error) { return nil, nil }
+
+func (nobody) Proven(context.Context, string, string) (Account, error) {
+	return Account{}, upstream.ErrAuth
 }
