@@ -169,12 +169,18 @@ func everyMessageArrives(t *testing.T, s service) {
 		for _, transport := range c.transports {
 			t.Run(transport, func(t *testing.T) {
 				run, _ := s.to(t, a, transport, len(raw))
-				c.mustDownload(t, run)
-				c.got(t, run.dir, raw)
+				c.fetched(t, run, raw)
 			})
 		}
 		a.holds(t, raw)
 	})
+}
+
+// fetched downloads, and checks that the client has exactly these messages.
+func (c client) fetched(t testing.TB, r run, raw []string) {
+	t.Helper()
+	c.mustDownload(t, r)
+	c.got(t, r.dir, raw)
 }
 
 var huge = sync.OnceValue(func() string { return upstreamtest.Letter(5000, 30<<20) })
@@ -186,8 +192,7 @@ func largeAndMany(t *testing.T, s service) {
 	raw = append(raw, huge())
 	eachClient(t, func(t *testing.T, c client) {
 		run, _ := s.to(t, a, implicit, len(raw))
-		c.mustDownload(t, run)
-		c.got(t, run.dir, raw)
+		c.fetched(t, run, raw)
 	})
 }
 
@@ -201,13 +206,10 @@ func leaveOnServer(t *testing.T, s service) {
 		a := s.account(t)
 		run, _ := s.to(t, a, plaintext, 5)
 		raw := a.deliver(t, 0, 5, 700)
-		c.mustDownload(t, run)
-		c.got(t, run.dir, raw)
+		c.fetched(t, run, raw)
 		raw = append(raw, a.deliver(t, 5, 8, 700)...)
-		c.mustDownload(t, run)
-		c.got(t, run.dir, raw)
-		c.mustDownload(t, run)
-		c.got(t, run.dir, raw)
+		c.fetched(t, run, raw)
+		c.fetched(t, run, raw)
 		a.holds(t, raw)
 	})
 }
@@ -230,15 +232,25 @@ func remove(t *testing.T, s service) {
 	})
 }
 
-// connectionLost: in the middle of a message, when DELE was sent for others.
+// removing prepares a run that is to fetch and remove ten messages.
+func (s service) removing(t testing.TB) (a account, raw []string, r run, through *relay) {
+	t.Helper()
+	a = s.account(t)
+	raw = a.deliver(t, 0, 10, 50_000)
+	r, through = s.to(t, a, plaintext, len(raw))
+	r.remove = true
+	return a, raw, r, through
+}
+
+// midway is in the middle of the seventh of those messages, when DELE was sent
+// for others.
+const midway = 320_000
+
 func connectionLost(t *testing.T, s service) {
 	eachClient(t, func(t *testing.T, c client) {
 		t.Parallel()
-		a := s.account(t)
-		raw := a.deliver(t, 0, 10, 50_000)
-		run, relay := s.to(t, a, plaintext, len(raw))
-		run.remove = true
-		relay.after(320_000, relay.cut)
+		a, raw, run, relay := s.removing(t)
+		relay.after(midway, relay.cut)
 		if o := c.start(t, run); c.done(o) {
 			t.Errorf("%s reports success\n%s", c.name, o.output)
 		}
@@ -250,15 +262,12 @@ func connectionLost(t *testing.T, s service) {
 func clientKilled(t *testing.T, s service) {
 	eachClient(t, func(t *testing.T, c client) {
 		t.Parallel()
-		a := s.account(t)
-		raw := a.deliver(t, 0, 10, 50_000)
-		run, relay := s.to(t, a, plaintext, len(raw))
-		run.remove = true
 		ctx, kill := context.WithCancel(t.Context())
 		defer kill()
-		run.context = ctx
 		ended := make(chan struct{})
-		relay.after(320_000, func() { kill(); <-ended })
+		a, raw, run, relay := s.removing(t)
+		relay.after(midway, func() { kill(); <-ended })
+		run.context = ctx
 		o := c.start(t, run)
 		close(ended)
 		if o.code != -1 {
@@ -274,8 +283,7 @@ func clientKilled(t *testing.T, s service) {
 func (c client) finds(t *testing.T, s service, a account, raw []string) {
 	t.Helper()
 	run, _ := s.to(t, a, plaintext, len(raw))
-	c.mustDownload(t, run)
-	c.got(t, run.dir, raw)
+	c.fetched(t, run, raw)
 	a.holds(t, raw)
 }
 
