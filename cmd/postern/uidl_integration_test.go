@@ -524,3 +524,42 @@ func TestUnseenMessages(t *testing.T) {
 		})
 	}
 }
+
+// TestUnseenMessagesOfARenumberedMailbox: a Dovecot without EMAILID has no more
+// to tell them by than the order of their sizes.
+func TestUnseenMessagesOfARenumberedMailbox(t *testing.T) {
+	t.Parallel()
+	s := dovecot.Start(t)
+	var raw []string
+	for i := range 60 {
+		raw = append(raw, upstreamtest.Letter(i, 400)+strings.Repeat("x", i*i*31%61)+"\r\n")
+	}
+	for name, renumber := range map[string]func(box *dovecot.Mailbox, user string){
+		"NewUIDVALIDITY": func(box *dovecot.Mailbox, _ string) { box.SetUIDValidity(t, 4_000_000_000) },
+		"IndexesLost":    func(_ *dovecot.Mailbox, user string) { loseIndexes(t, s, user) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			user := newUser()
+			box := s.AddUser(t, user, "secret")
+			deliver(t, box, raw)
+			d := deploy(t, imapAt(s.IMAP), "")
+			list := func() []string {
+				c := dialPOP(t, d.pop, nil)
+				c.login(user, "secret", "+OK")
+				c.say("UIDL", "+OK")
+				lines, err := c.ReadDotLines()
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.quit()
+				return lines
+			}
+			known := list()
+			renumber(box, user)
+			if now := list(); !slices.Equal(now, known) {
+				t.Errorf("unique-ids are\n%q\nwere\n%q", now, known)
+			}
+			d.counts(`postern_uidls_rebound_total{upstream="there"}`, 60)
+		})
+	}
+}

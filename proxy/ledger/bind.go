@@ -93,7 +93,11 @@ func (b *binding) bind() error {
 	if !b.moved {
 		return nil
 	}
-	return b.byDate(lists...)
+	if err := b.byDate(lists...); err != nil {
+		return err
+	}
+	b.bySequence(lists...)
+	return nil
 }
 
 // listOpen notes the messages that walk did not bind.

@@ -21,7 +21,9 @@
 //     ever downloaded need not be protected from being downloaded again;
 //  3. in a mailbox that moved, and for entries whose header was never seen: size
 //     and received date to the second, if no other message has both and it is
-//     older than the newest that was ever listed.
+//     older than the newest that was ever listed;
+//  4. in one whose names all changed, likewise: the order of the sizes, if nine
+//     in ten messages keep it.
 //
 // Several messages with one key are bound only if there are as many entries
 // with it, in order; otherwise they get new UIDLs. To show a message twice is

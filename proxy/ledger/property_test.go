@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ type history struct {
 	now    time.Time
 	clock  time.Time // the upstream's
 	sent   int
+	sizes  int // how many there are
 	moves  int
 
 	owner     map[string]string // UIDL to the text that it was issued for
@@ -69,8 +71,8 @@ func (h *history) deliver(n int) {
 	for range n {
 		h.sent++
 		h.clock = h.clock.Add(time.Duration(rapid.IntRange(0, 1).Draw(h.t, "seconds later")) * time.Second)
-		// Two sizes only, and a header each: sizes and dates tell little.
-		h.box.deliver(fmt.Sprintf("Subject: %06d\r\n\r\n%s\r\n", h.sent, "xy"[:1+h.sent%2]))
+		// A header each, but few sizes: they and dates tell little.
+		h.box.deliver(fmt.Sprintf("Subject: %06d\r\n\r\n%s\r\n", h.sent, strings.Repeat("x", 5*h.sent%h.sizes)))
 		m := &h.box.messages[len(h.box.messages)-1]
 		m.received = h.clock
 		m.identity = fmt.Sprint(h.box.identity, h.box.last)
@@ -149,6 +151,7 @@ func TestNoUIDLEverChangesItsMessage(t *testing.T) {
 		store := &memory{ledgers: map[string]state.Ledger{}, segments: map[int64][]byte{}}
 		h := &history{t: rt, box: newMailbox(0), store: store, origin: "a", now: start, clock: start,
 			owner: map[string]string{}, uidl: map[string]string{}, retrieved: map[string]bool{}, last: map[string]place{}}
+		h.sizes = rapid.SampledFrom([]int{2, 13, 103}).Draw(rt, "sizes")
 		h.box.identity = rapid.SampledFrom([]string{"", "objectid:", "gmail:"}).Draw(rt, "identity")
 		if rapid.Bool().Draw(rt, "few UIDLs") {
 			h.box.uidl = func(b *mailbox, m message) string { return fmt.Sprint("u", m.name%7) }
@@ -189,6 +192,7 @@ func TestNoUIDLEverChangesItsMessage(t *testing.T) {
 				h.moves++
 				h.origin = fmt.Sprint("origin ", h.moves)
 				h.box.validity = fmt.Sprint(rapid.IntRange(1, 2).Draw(t, "validity"))
+				h.sizes = rapid.SampledFrom([]int{2, 13, 103}).Draw(rt, "sizes")
 				h.box.identity = rapid.SampledFrom([]string{"", "objectid:"}).Draw(t, "identity")
 				h.box.last = 0
 				for i := range h.box.messages {
