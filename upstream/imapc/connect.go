@@ -30,7 +30,9 @@ type conn struct {
 	listing    *lister              // of it, asked for already; nil if not
 	selected   string               // its name
 	born       time.Time            // when it was opened
-	proof      []byte               // of the password, see stable; nil: not to be kept
+	proof      []byte               // of the password, see Stable; nil: not to be kept
+	heard      int                  // of guard.news, when the mailbox was listed; -1: then or now it is another one
+	snapshot   *listing             // of the mailbox, if it is known to be as it was
 	identified bool                 // said who we are
 	flight     flight
 	rtt        time.Duration // the shortest that a round trip has taken; 0: none has
@@ -251,7 +253,9 @@ func (c *conn) logout() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	end := c.during(ctx, c.answered())
-	c.lib.Logout().Wait()
+	if c.g.endIdle(ctx, time.Second) == nil {
+		c.g.ask("LOGOUT", ignore)
+	}
 	end()
 	c.g.Close()
 	<-c.lib.Closed()

@@ -52,6 +52,7 @@ type fake struct {
 	expunged    []uint32     // in the INBOX, by EXPUNGE and UID EXPUNGE
 	boxes       []*fakeBox   // beside the INBOX
 	resumable   []string     // sets that may be expunged without having been flagged
+	conns       []*fakeConn
 	serving     sync.WaitGroup
 }
 
@@ -89,6 +90,9 @@ type fakeConn struct {
 	tag string   // of the command that is being answered
 	box *fakeBox // selected; nil: the INBOX
 
+	known []uint32      // messages that were announced
+	idle  chan struct{} // gets a value when there may be news; nil: nobody waits for that; under f.mu
+
 	dropped atomic.Bool
 }
 
@@ -125,6 +129,7 @@ func (f *fake) dial(context.Context, string, string) (net.Conn, error) {
 	f.mu.Lock()
 	f.connections++
 	c := &fakeConn{Conn: server, f: f, r: bufio.NewReader(io.TeeReader(server, &f.clear)), n: f.connections}
+	f.conns = append(f.conns, c)
 	f.mu.Unlock()
 	f.serving.Go(func() { c.serve() })
 	if f.delay > 0 {
@@ -202,7 +207,7 @@ func (f *fake) list() *maildrop {
 
 // The commands that may be sent. A number that is not a UID is in none of them.
 var allowed = []*regexp.Regexp{
-	regexp.MustCompile(`^(CAPABILITY|LOGOUT|STARTTLS)$`),
+	regexp.MustCompile(`^(CAPABILITY|LOGOUT|STARTTLS|NOOP|IDLE)$`),
 	regexp.MustCompile(`^(LOGIN|AUTHENTICATE|ID) `),
 	regexp.MustCompile(`^SELECT "[^"]*"$`),
 	regexp.MustCompile(`^UID FETCH [0-9]+:\* \(UID RFC822\.SIZE( EMAILID| X-GM-MSGID)?\)$`),
@@ -271,6 +276,7 @@ func (f *fake) take(uid uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.messages = slices.DeleteFunc(f.messages, func(m fakeMessage) bool { return m.uid == uid })
+	f.ring()
 }
 
 func (f *fake) change(uid uint32, change func(m *fakeMessage)) {
@@ -360,6 +366,11 @@ func (c *fakeConn) do(command string) {
 		c.transfer(word, args)
 	case "LIST":
 		c.listFolders(args)
+	case "NOOP":
+		c.announce()
+		c.ok("done")
+	case "IDLE":
+		c.idleUntilDone()
 	case "CREATE":
 		f.addBox(strings.Trim(args, `"`), "")
 		c.ok("done")
@@ -375,6 +386,10 @@ func (c *fakeConn) selected() {
 	f := c.f
 	f.mu.Lock()
 	exists, uidValidity := len(*c.messages()), f.uidValidity
+	c.known = nil
+	for _, m := range *c.messages() {
+		c.known = append(c.known, m.uid)
+	}
 	if c.box != nil {
 		uidValidity = c.box.uidValidity
 	}

@@ -50,6 +50,8 @@ type guard struct {
 	await  await    // zero: nothing is awaited
 	octets int64    // left of await.octets
 	asked  []*query // commands of ours, not yet answered
+	idling *query   // that of asked which the server idles in, until it is told DONE
+	news   int      // responses that tell of more than was asked, see isNews
 	words  status   // the last NO, BAD, BYE or ALERT
 	code   string   // of the last tagged response to the library
 
@@ -286,6 +288,9 @@ func (g *guard) followLine(part []byte, whole bool) error {
 	if isStatus {
 		g.note(s)
 	}
+	if isNews(g.head, s) {
+		g.hear()
+	}
 	g.head, g.line = g.head[:0], 0
 	return nil
 }
@@ -320,6 +325,20 @@ func (g *guard) note(s status) {
 	if s.kind != "OK" && s.kind != "PREAUTH" || s.code == "ALERT" {
 		g.words = s
 	}
+}
+
+// hear counts a response that tells of more than was asked.
+func (g *guard) hear() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.news++
+}
+
+// heard returns how many there were.
+func (g *guard) heard() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.news
 }
 
 // said returns the last NO, BAD, BYE or ALERT, and the code of the last tagged

@@ -84,6 +84,9 @@ type Options struct {
 	// Warm is how long a connection is kept for the account's next login after
 	// a session has ended; 0 keeps none.
 	Warm time.Duration
+	// Stable keeps them, for all upstreams that share it; nil makes one for
+	// this upstream alone.
+	Stable *Stable
 	// Pool bounds what is read ahead of the clients of all upstreams that share
 	// it; nil makes one for this upstream alone.
 	Pool *spool.Pool
@@ -96,7 +99,6 @@ type Options struct {
 // goroutines.
 type Upstream struct {
 	o      Options
-	warm   *stable
 	habits habits
 }
 
@@ -118,8 +120,11 @@ func New(o Options) *Upstream {
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
 	}
+	if o.Stable == nil {
+		o.Stable = NewStable(defaultWarm)
+	}
 	o.TLSConfig = tlsConfig(o)
-	return &Upstream{o: o, warm: newStable(o.Warm)}
+	return &Upstream{o: o}
 }
 
 func setDefault[T comparable](field *T, value T) {

@@ -65,6 +65,7 @@ func (f *fake) deliver(uid uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.messages = append(f.messages, fakeMessage{uid: uid, raw: upstreamtest.Letter(int(uid), 300)})
+	f.ring()
 }
 
 // What is shown is what is there, whatever has become of the mailbox since; and

@@ -96,8 +96,12 @@ func (c *conn) list(ctx context.Context) (*listing, error) {
 	if c.box.messages > c.o.MaxMessages {
 		return nil, fmt.Errorf("list: %d messages: %w: %w", c.box.messages, errTooLong, upstream.ErrRejected)
 	}
+	if known := c.snapshot; known != nil {
+		c.snapshot = nil
+		return known, nil
+	}
 	l := c.listing
-	c.listing = nil
+	c.listing, c.heard = nil, -1
 	if l == nil {
 		if c.box.messages == 0 {
 			return c.empty(), nil // "1:*" would be an error to some servers
@@ -113,6 +117,7 @@ func (c *conn) list(ctx context.Context) (*listing, error) {
 	case err != nil:
 		return nil, c.lost("list", err)
 	case c.box.messages == 0 && l.exists <= 0 && len(l.l.entries) == 0:
+		c.heard = l.query.news
 		return c.empty(), nil // whatever the server thinks of "1:*"
 	case l.kept != nil:
 		return c.completeKept(ctx, l, s)
@@ -120,6 +125,14 @@ func (c *conn) list(ctx context.Context) (*listing, error) {
 		return nil, refused("list", s, upstream.ErrUnavailable)
 	}
 	return c.whole(l)
+}
+
+// total is how many messages there were when the answer had come.
+func (c *conn) total(l *lister) int {
+	if l.exists >= 0 {
+		return l.exists
+	}
+	return c.box.messages - l.expunged
 }
 
 func (c *conn) empty() *listing {
@@ -135,6 +148,9 @@ func (c *conn) whole(l *lister) (*listing, error) {
 	if err := l.l.sort(); err != nil {
 		return nil, fmt.Errorf("list: %w: %w", err, upstream.ErrUnavailable)
 	}
+	if l.l.Len() == c.total(l) {
+		c.heard = l.query.news // else some have come or gone meanwhile
+	}
 	return l.l, nil
 }
 
@@ -148,10 +164,7 @@ func (c *conn) completeKept(ctx context.Context, l *lister, s status) (*listing,
 	if l.wrong || s.kind != "OK" || l.kept.uidValidity != c.box.uidValidity || c.box.notSticky || l.l.sort() != nil {
 		return c.list(ctx)
 	}
-	total := c.box.messages - l.expunged
-	if l.exists >= 0 {
-		total = l.exists
-	}
+	total := c.total(l)
 	kept := l.kept
 	kept.uidl = c.o.UIDL
 	kept.reused = true
@@ -168,6 +181,7 @@ func (c *conn) completeKept(ctx context.Context, l *lister, s status) (*listing,
 	for i := range l.l.Len() {
 		kept.copy(l.l, i)
 	}
+	c.heard = l.query.news
 	return kept, nil
 }
 

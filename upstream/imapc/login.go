@@ -44,8 +44,8 @@ func (u *Upstream) openToList(ctx context.Context, account upstream.Account) (*c
 		c.g.Close()
 		return nil, err
 	}
-	if u.warm.stay > 0 {
-		c.proof = u.warm.proof(account)
+	if u.o.Warm > 0 {
+		c.proof = u.o.Stable.proof(account)
 	}
 	return c, nil
 }
@@ -70,7 +70,11 @@ func (u *Upstream) login(ctx context.Context, account upstream.Account) (_ *conn
 	if err != nil {
 		return nil, err
 	}
-	if err := c.login(ctx, account); err != nil {
+	err = c.login(ctx, account)
+	if u.o.Warm > 0 && (err == nil || errors.Is(err, upstream.ErrAuth)) {
+		u.o.Stable.judged(u, account, err == nil)
+	}
+	if err != nil {
 		c.g.Close()
 		return nil, err
 	}

@@ -41,7 +41,7 @@ func (c *conn) selectAnd(ctx context.Context, name string, l *lister) (box mailb
 	if c.caps.Has(imap.CapID) && !c.identified && !c.isNetEase() {
 		queries = append(queries, newQuery(c.identity(), ignore))
 	}
-	c.identified, c.selected = true, name
+	c.identified, c.selected, c.heard, c.snapshot = true, name, -1, nil
 	selected := newQuery("SELECT "+quote(name), box.learn)
 	queries = append(queries, selected)
 	bounds := c.searched()

@@ -206,8 +206,14 @@ func (d *maildrop) Close() error {
 	if b != nil {
 		b.Close()
 	}
-	go d.retire(c, idle)
+	kept := idle && d.park(c) // at once, so that the next session finds it
+	go d.retire(c, idle, kept)
 	return nil
+}
+
+// park keeps the connection for the next session, if that can be.
+func (d *maildrop) park(c *conn) bool {
+	return d.u.o.Warm > 0 && d.u.o.Stable.park(d.u, d.account.User, c, d.toKeep)
 }
 
 // call counts a call under way, until the returned function is called. After
@@ -226,11 +232,14 @@ func (d *maildrop) call() (end func(), err error) {
 	}, nil
 }
 
-// retire does what nobody has to wait for: the connection is kept for the next
-// session if no call can be using it, or the server hears goodbye.
-func (d *maildrop) retire(c *conn, idle bool) {
-	c.land(context.Background())
-	kept := idle && d.u.warm.park(d.account.User, c, d.toKeep)
+// retire does what nobody has to wait for: a connection that is not kept yet is
+// kept for the next session if no call can be using it, or the server hears
+// goodbye.
+func (d *maildrop) retire(c *conn, idle, kept bool) {
+	if !kept {
+		c.land(context.Background())
+		kept = idle && d.park(c)
+	}
 	if idle {
 		d.save()
 	}

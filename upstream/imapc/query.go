@@ -3,12 +3,14 @@ package imapc
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"sync"
+	"time"
 )
 
 var errProtocol = errors.New("not as the protocol has it")
@@ -19,10 +21,14 @@ type query struct {
 	command string
 	line    func([]byte) error // called with every untagged response
 
+	strict bool          // whatever comes is news, see guard.news
+	more   chan struct{} // IDLE only: closed when the server is ready to be told DONE
+
 	running bool          // the reader has it; under guard.mu
 	done    chan struct{} // closed when what follows stands
 	status  status
 	err     error
+	news    int // guard.news when it was answered
 }
 
 // newQuery makes a query that hands every untagged response to line: without
@@ -59,13 +65,19 @@ func (g *guard) ask(command string, line func([]byte) error) (status, error) {
 // that it sends by itself after LOGIN.
 func (g *guard) send(queries ...*query) {
 	var text []byte
-	for _, q := range queries {
-		text = append(append(append(append(text, q.tag...), ' '), q.command...), "\r\n"...)
-	}
 	g.mu.Lock()
 	err := g.err
 	if err == nil {
 		g.asked = append(g.asked, queries...) // before they are sent, so that no answer is missed
+	}
+	if g.idling != nil {
+		text, g.idling = append(text, "DONE\r\n"...), nil
+	}
+	for _, q := range queries {
+		text = append(append(append(append(text, q.tag...), ' '), q.command...), "\r\n"...)
+		if q.more != nil {
+			g.idling = q
+		}
 	}
 	g.mu.Unlock()
 	if err != nil {
@@ -77,6 +89,35 @@ func (g *guard) send(queries ...*query) {
 	g.Write(text) // a failure finishes them
 }
 
+// idle has the server tell what happens to the mailbox, until another command
+// of ours is sent (RFC 2177). Silence is what is hoped for, and no error.
+func (g *guard) idle() {
+	q := newQuery("IDLE", ignore)
+	q.strict, q.more = true, make(chan struct{})
+	g.send(q)
+}
+
+// endIdle waits until another command may be sent, if the server is to idle.
+func (g *guard) endIdle(ctx context.Context, wait time.Duration) error {
+	g.mu.Lock()
+	q := g.idling
+	g.mu.Unlock()
+	if q == nil {
+		return nil
+	}
+	late := time.NewTimer(wait)
+	defer late.Stop()
+	select {
+	case <-q.more:
+	case <-q.done: // it would not idle, or is gone
+	case <-late.C:
+		return errSilent
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
 // readers are lent to queries, so that a waiting connection has no buffer.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 32<<10) }}
 
@@ -86,7 +127,7 @@ func (g *guard) answer() error {
 	if q == nil {
 		return nil
 	}
-	r := readers.Get().(*bufio.Reader)
+	r := q.reader()
 	r.Reset(source{g})
 	s, forward, err := g.readAnswer(q, r)
 	if err != nil {
@@ -94,11 +135,29 @@ func (g *guard) answer() error {
 	}
 	rest, _ := r.Peek(r.Buffered())
 	g.stash = append(append(forward, rest...), g.stash...)
-	r.Reset(nil)
-	readers.Put(r)
+	q.putBack(r)
+	q.news = g.heard()
 	g.answered(q.tag)
 	q.finish(s, err)
 	return err
+}
+
+// reader returns what to read the answer with: little for one that may not come
+// for minutes.
+func (q *query) reader() *bufio.Reader {
+	if q.more != nil {
+		return bufio.NewReaderSize(nil, idleBuffer)
+	}
+	return readers.Get().(*bufio.Reader)
+}
+
+const idleBuffer = 256
+
+func (q *query) putBack(r *bufio.Reader) {
+	if q.more == nil {
+		r.Reset(nil)
+		readers.Put(r)
+	}
 }
 
 // first returns the query to be answered now, for the reader to finish.
@@ -122,6 +181,9 @@ func (g *guard) answered(tag string) *query {
 	}
 	q := g.asked[k]
 	g.asked = slices.Delete(g.asked, k, k+1)
+	if g.idling == q {
+		g.idling = nil
+	}
 	return q
 }
 
@@ -140,6 +202,7 @@ func (s source) Read(p []byte) (int, error) {
 // meanwhile is to be forwarded to it.
 func (g *guard) readAnswer(q *query, r *bufio.Reader) (s status, forward []byte, err error) {
 	var long []byte
+	ready := q.more
 	for {
 		line, err := g.response(r, &long)
 		if err != nil {
@@ -157,6 +220,7 @@ func (g *guard) readAnswer(q *query, r *bufio.Reader) (s status, forward []byte,
 		}
 		if isStatus && s.tag != "" {
 			if early := g.answered(s.tag); early != nil {
+				early.news = g.heard()
 				early.finish(s, nil)
 				continue
 			}
@@ -169,8 +233,15 @@ func (g *guard) readAnswer(q *query, r *bufio.Reader) (s status, forward []byte,
 			continue // another tag: the library knows if it is one of its own
 		case isStatus:
 			g.note(s)
+		case ready != nil && line[0] == '+':
+			close(ready)
+			ready = nil
+			continue
 		case !hasPrefixFold(line, "* "):
 			return s, forward, fmt.Errorf("response %s: %w", printable(line), errProtocol)
+		}
+		if isNews(line, s) || q.strict && !s.harmless() {
+			g.hear()
 		}
 		if err := q.line(line); err != nil {
 			return s, forward, err

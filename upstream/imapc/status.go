@@ -33,6 +33,27 @@ func (s status) String() string {
 	return printable([]byte(s.kind + code + " " + s.text))
 }
 
+// harmless tells whether a status is untagged and tells nothing, as those do
+// that servers send so that a connection is not taken for dead.
+func (s status) harmless() bool { return s.kind == "OK" && s.tag == "" && s.code == "" }
+
+// isNews tells whether a response, s if it is a status, may tell that the mailbox
+// is not what it was: whatever is not known to be an answer.
+func isNews(line []byte, s status) bool {
+	if s.kind != "" {
+		return s.tag == "" && s.kind != "NO" && !s.harmless()
+	}
+	if _, word, ok := numbered(line); ok {
+		return !hasPrefixFold(word, "FETCH ")
+	}
+	for _, answer := range [...]string{"SEARCH", "ESEARCH ", "LIST ", "ID ", "CAPABILITY "} {
+		if hasPrefixFold(line, "* "+answer) {
+			return false
+		}
+	}
+	return hasPrefixFold(line, "* ")
+}
+
 // Error makes of a NO or BAD an error, which has to be wrapped with its kind.
 func (s status) Error() string { return "the server says " + s.String() }
 

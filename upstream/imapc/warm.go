@@ -1,6 +1,7 @@
 package imapc
 
 import (
+	"container/list"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -10,44 +11,86 @@ import (
 	"sync"
 	"time"
 
+	"github.com/emersion/go-imap/v2"
+
 	"postern/upstream"
 )
 
 const (
-	maxWarm        = 1000             // connections that are kept at once
-	maxWarmLife    = 30 * time.Minute // from the login to the last use of it: a password may be withdrawn meanwhile
-	maxWarmListing = 10_000           // messages of a listing that is kept with its connection
+	// A connection is used for so long after its login at the most: until then
+	// a password that was changed or withdrawn may go unnoticed.
+	maxWarmLife = 10 * time.Minute
+
+	defaultWarm   = 1000            // connections
+	maxWarmOctets = 64 << 20        // of listings that are kept with connections
+	warmWait      = 5 * time.Second // for a sign of life; then another connection is opened
+	idleAfter     = time.Second     // a client that comes back sooner costs the server no IDLE
 )
 
-// A stable keeps connections of accounts that have left, for a while, so that
-// their next login need not connect and log in again. A connection belongs to
-// one account and to whoever knows the password that it was opened with. It is
-// used by one session after the other, and selects its mailbox anew for each:
-// what a session sees is as fresh as on any other connection.
-type stable struct {
-	stay time.Duration // 0: nothing is kept
-	key  [32]byte      // of this process
+// A Stable keeps connections of accounts that have left, for a while, so that
+// their next login need not connect and log in again. Several upstreams may
+// share it.
+//
+// A connection belongs to one account of one Upstream, so of one configuration,
+// and to whoever knows the password that it was opened with. One session after
+// the other uses it, with its mailbox selected all the time. So the server has to
+// tell of everything that happens to that, while the connection is idle by IDLE
+// (RFC 2177) and else with the answer to NOOP: if there is nothing to tell, what
+// the last session has listed is what there is. Anything but that, however
+// harmless, and the mailbox is selected and listed anew.
+type Stable struct {
+	limit int
+	key   [32]byte // of this process
 
-	mu     sync.Mutex
-	parked map[string]*parked // by login name
+	mu      sync.Mutex
+	closed  bool
+	parked  map[place]*parked
+	order   list.List      // of *parked, the first is to leave first
+	octets  int            // of their listings
+	leaving sync.WaitGroup // those that say goodbye
+}
+
+// A place in a stable.
+type place struct {
+	u       *Upstream
+	account string // login name
 }
 
 type parked struct {
+	place
 	c       *conn
 	listing *listing // of the mailbox, nil if not kept
-	expire  *time.Timer
+	until   time.Time
+	timer   *time.Timer
+	element *list.Element
+
+	idling sync.Mutex // held while IDLE is sent
 }
 
-func newStable(stay time.Duration) *stable {
-	s := &stable{stay: stay, parked: make(map[string]*parked)}
+// NewStable returns a Stable for so many connections; the oldest make room.
+func NewStable(limit int) *Stable {
+	s := &Stable{limit: limit, parked: make(map[place]*parked)}
 	rand.Read(s.key[:])
 	return s
+}
+
+// Close says goodbye to the servers. Connections that sessions are using end
+// with these from now on.
+func (s *Stable) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	for _, p := range s.parked {
+		s.dismiss(p)
+	}
+	s.mu.Unlock()
+	s.leaving.Wait()
+	return nil
 }
 
 // proof is what is kept of a password, or of what stands for tokens that come
 // and go; nil if nothing is to be kept. The key sees to it that it is worth
 // nothing outside of this process.
-func (s *stable) proof(a upstream.Account) []byte {
+func (s *Stable) proof(a upstream.Account) []byte {
 	h := hmac.New(sha256.New, s.key[:])
 	user := sha256.Sum256([]byte(a.User))
 	h.Write(user[:])
@@ -65,25 +108,30 @@ func (s *stable) proof(a upstream.Account) []byte {
 
 // park keeps a connection if it is certain that nothing is left on it of the
 // session, and tells whether it does.
-func (s *stable) park(account string, c *conn, l *listing) bool {
-	if s.stay <= 0 || len(c.proof) == 0 || !c.clean() || time.Since(c.born) > maxWarmLife-s.stay {
+func (s *Stable) park(u *Upstream, account string, c *conn, l *listing) bool {
+	stay := min(u.o.Warm, maxWarmLife-time.Since(c.born))
+	if stay < 2*idleAfter || len(c.proof) == 0 || !c.clean() {
 		return false
 	}
-	p := &parked{c: c}
-	if l.Len() <= maxWarmListing && l.uidValidity == c.box.uidValidity {
-		p.listing = l.again()
-	}
+	p := &parked{place: place{u, account}, c: c, until: time.Now().Add(stay)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.parked[account]
-	if before == nil && len(s.parked) >= maxWarm {
+	if s.closed {
 		return false
 	}
-	if before != nil {
+	if before := s.parked[p.place]; before != nil {
 		s.dismiss(before) // with another password perhaps, and older in any case
 	}
-	s.parked[account] = p
-	p.expire = time.AfterFunc(s.stay, func() { s.release(account, p) })
+	for len(s.parked) >= s.limit {
+		s.dismiss(s.order.Front().Value.(*parked))
+	}
+	if n := l.octets(); l.uidValidity == c.box.uidValidity && s.octets+n <= maxWarmOctets {
+		p.listing = l.again()
+		s.octets += n
+	}
+	s.parked[p.place] = p
+	p.element = s.order.PushBack(p)
+	p.timer = time.AfterFunc(idleAfter, func() { s.settle(p) })
 	return true
 }
 
@@ -92,49 +140,102 @@ func (c *conn) clean() bool {
 	c.g.mu.Lock()
 	quiet := c.g.err == nil && len(c.g.asked) == 0 && c.g.await == (await{})
 	c.g.mu.Unlock()
-	return quiet && c.flying() == nil && c.listing == nil && c.selected == c.listedName() &&
-		c.box.uidValidity != 0 && !c.box.notSticky
+	return quiet && c.flying() == nil && c.listing == nil && c.snapshot == nil &&
+		c.selected == c.listedName() && c.box.uidValidity != 0 && !c.box.notSticky
+}
+
+// settle has the server tell what happens, once it looks as if the client stays
+// away for a while, and then sees to the end of it.
+func (s *Stable) settle(p *parked) {
+	p.idling.Lock()
+	defer p.idling.Unlock()
+	if !s.keeps(p) {
+		return
+	}
+	if p.c.caps.Has(imap.CapIdle) || p.c.caps.Has(imap.CapIMAP4rev2) {
+		p.c.g.idle()
+	}
+	p.timer = time.AfterFunc(time.Until(p.until), func() { s.expire(p) })
+}
+
+func (s *Stable) keeps(p *parked) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parked[p.place] == p
 }
 
 // take returns the account's connection if there is one, and it was opened with
-// this password. One that was opened with another stays: whoever tries
-// passwords must not be able to do anything to it.
-func (s *stable) take(a upstream.Account) *parked {
-	if s.stay <= 0 {
-		return nil
-	}
+// this password. One that was opened with another stays, until it is known which
+// of them is right.
+func (s *Stable) take(u *Upstream, a upstream.Account) *parked {
 	proof := s.proof(a)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.parked[a.User]
+	p := s.parked[place{u, a.User}]
 	if p == nil || len(proof) == 0 || !hmac.Equal(p.c.proof, proof) {
+		s.mu.Unlock()
 		return nil
 	}
-	delete(s.parked, a.User)
-	p.expire.Stop()
+	s.remove(p)
+	s.mu.Unlock()
+	p.idling.Lock() // an IDLE that is being sent is sent
+	defer p.idling.Unlock()
+	p.timer.Stop()
 	if p.c.g.broken() != nil {
+		return nil
+	}
+	if time.Since(p.c.born) > maxWarmLife {
+		p.c.g.Close()
 		return nil
 	}
 	return p
 }
 
-// release gives a connection up, if it is parked still.
-func (s *stable) release(account string, p *parked) {
+// judged gives up a connection of the account that was opened with another
+// password than the server accepts now, and any if it refuses one: it may be the
+// password of the connection that is not right any more.
+func (s *Stable) judged(u *Upstream, a upstream.Account, accepted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.parked[account] == p {
-		delete(s.parked, account)
+	if p := s.parked[place{u, a.User}]; p != nil && !(accepted && hmac.Equal(p.c.proof, s.proof(a))) {
 		s.dismiss(p)
 	}
 }
 
-func (s *stable) dismiss(p *parked) {
-	p.expire.Stop()
-	go func() {
+// expire gives a connection up, if it is parked still.
+func (s *Stable) expire(p *parked) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.parked[p.place] == p {
+		s.dismiss(p)
+	}
+}
+
+// remove takes a connection out. s.mu is held.
+func (s *Stable) remove(p *parked) {
+	delete(s.parked, p.place)
+	s.order.Remove(p.element)
+	s.octets -= p.listing.octets()
+}
+
+// dismiss gives a connection up that is parked. s.mu is held.
+func (s *Stable) dismiss(p *parked) {
+	s.remove(p)
+	s.leaving.Go(func() {
+		p.idling.Lock()
+		defer p.idling.Unlock()
+		p.timer.Stop()
 		if p.c.g.broken() == nil {
 			p.c.logout()
 		}
-	}()
+	})
+}
+
+// octets is about what a listing takes in memory.
+func (l *listing) octets() int {
+	if l == nil {
+		return 0
+	}
+	return 8*len(l.entries) + 32*len(l.large) + len(l.identities.text) + 4*len(l.identities.ends)
 }
 
 // again returns the listing as a later session may begin with it.
@@ -150,21 +251,64 @@ func (l *listing) again() *listing {
 // reopen is openToList on the connection that the account's last session has
 // left; nil if there is none, or it is of no use.
 func (u *Upstream) reopen(ctx context.Context, account upstream.Account) *conn {
-	p := u.warm.take(account)
-	if hook := u.o.Hooks.WarmReuse; hook != nil && u.warm.stay > 0 {
+	if u.o.Warm <= 0 {
+		return nil
+	}
+	p := u.o.Stable.take(u, account)
+	if p != nil {
+		if err := p.wake(ctx); err != nil {
+			u.o.Log.Debug("warm connection given up", "account", account.User, "err", err)
+			p.c.g.Close()
+			p = nil
+		}
+	}
+	if hook := u.o.Hooks.WarmReuse; hook != nil {
 		hook(p != nil)
 	}
 	if p == nil {
 		return nil
 	}
-	if p.listing == nil {
-		p.listing = u.kept(ctx, account.User)
-	}
+	return p.c
+}
+
+// wake sees that the connection lives, and has it show what the mailbox holds
+// now: in one round trip, unless the server tells only then that it has changed.
+func (p *parked) wake(ctx context.Context) error {
 	c := p.c
-	if err := c.selectToList(ctx, p.listing); err != nil {
-		u.o.Log.Debug("warm connection given up", "account", account.User, "err", err)
-		c.g.Close()
-		return nil
+	if err := c.g.endIdle(ctx, warmWait); err != nil {
+		return err
 	}
-	return c
+	if p.listing != nil && c.heard == c.g.heard() {
+		quiet, err := c.quiet(ctx)
+		if err != nil {
+			return err
+		}
+		if quiet {
+			c.snapshot = p.listing
+			c.snapshot.reused = true
+			return nil
+		}
+	}
+	if p.listing == nil {
+		p.listing = p.u.kept(ctx, p.account)
+	}
+	return c.selectToList(ctx, p.listing)
+}
+
+// quiet tells whether nothing has happened to the mailbox since it was listed.
+func (c *conn) quiet(ctx context.Context) (bool, error) {
+	defer c.during(ctx, await{idle: min(warmWait, c.o.IdleTimeout)})()
+	q := newQuery("NOOP", ignore)
+	q.strict = true
+	end := c.roundTrip()
+	c.g.send(q)
+	s, err := q.wait()
+	end()
+	switch {
+	case err != nil:
+		return false, c.lost("noop", err)
+	case s.kind != "OK":
+		return false, refused("noop", s, upstream.ErrUnavailable)
+	}
+	return q.news == c.heard, nil
 }

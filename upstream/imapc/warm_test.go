@@ -42,82 +42,206 @@ func wantPoll(t *testing.T, f *fake, u *Upstream, messages, connections int) {
 	}
 }
 
+// What a session on a warm connection sees is what is there, and costs a round
+// trip where the server has told of every change before.
 func TestWarmConnectionIsUsedAgain(t *testing.T) {
-	bubble(t, func(t *testing.T, f *fake) {
-		var trips, hits atomic.Int64
-		f.options.Warm = time.Minute
-		f.options.Hooks.RoundTrip = func() { trips.Add(1) }
-		f.options.Hooks.WarmReuse = func(hit bool) {
-			if hit {
-				hits.Add(1)
-			}
-		}
-		u := f.upstream()
-		wantPoll(t, f, u, 4, 1)
-		for k := range 5 {
-			time.Sleep(59 * time.Second)
-			before := trips.Load()
-			wantPoll(t, f, u, 4+k, 1)
-			if n := trips.Load() - before; n != 1 {
-				t.Errorf("%d round trips, want 1", n)
-			}
-			f.deliver(uint32(20 + k))
-		}
-		if hits.Load() != 5 {
-			t.Errorf("%d hits", hits.Load())
-		}
-		f.take(3)
-		wantPoll(t, f, u, 8, 1)
-		time.Sleep(61 * time.Second)
-		wantPoll(t, f, u, 8, 2)
-		if got := f.sent("LOGOUT"); len(got) != 1 {
-			t.Errorf("%d connections said goodbye, want the one that was not used again", len(got))
-		}
-		time.Sleep(time.Hour)
-	})
+	for caps, changed := range map[string]int64{" IDLE": 1, "": 2} {
+		t.Run("with"+caps, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fake) {
+				f.caps += caps
+				var trips, hits, listings atomic.Int64
+				f.options.Warm = time.Minute
+				f.options.Hooks.RoundTrip = func() { trips.Add(1) }
+				f.options.Hooks.WarmReuse = func(hit bool) {
+					if hit {
+						hits.Add(1)
+					}
+				}
+				u := f.upstream()
+				poll := func(messages, connection int, cost int64) {
+					t.Helper()
+					before := trips.Load()
+					wantPoll(t, f, u, messages, connection)
+					if n := trips.Load() - before; n != cost && cost > 0 {
+						t.Errorf("%d round trips, want %d", n, cost)
+					}
+				}
+				poll(4, 1, 0)
+				for k := range 5 {
+					time.Sleep(50 * time.Second)
+					poll(4+k, 1, 1)
+					f.deliver(uint32(20 + k)) // before the server idles
+					time.Sleep(10 * time.Second)
+					poll(5+k, 1, changed)
+					listings.Add(1)
+				}
+				time.Sleep(10 * time.Second)
+				f.take(3)
+				time.Sleep(10 * time.Second)
+				poll(8, 1, changed+1) // which are left is asked
+				poll(8, 1, 1)
+				if hits.Load() != 12 {
+					t.Errorf("%d hits, want 12", hits.Load())
+				}
+				if got := f.sent("SELECT"); len(got) != 7 {
+					t.Errorf("the mailbox was selected %d times, want once for each change and once before", len(got))
+				}
+				time.Sleep(61 * time.Second)
+				poll(8, 2, 0)
+				if got := f.sent("LOGOUT"); len(got) != 1 {
+					t.Errorf("%d connections said goodbye, want the one that was not used again", len(got))
+				}
+				time.Sleep(time.Hour)
+			})
+		})
+	}
 }
 
 // A password may be withdrawn: nobody stays logged in for ever by coming often.
 func TestWarmConnectionGrowsOld(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
+		f.caps += " IDLE"
 		f.options.Warm = time.Minute
 		u := f.upstream()
-		began := time.Now()
-		for f.connections < 2 {
+		began, last := time.Now(), time.Duration(0)
+		for {
 			if _, err := f.poll(u, ""); err != nil {
 				t.Fatal(err)
 			}
+			if f.connections > 1 {
+				break
+			}
+			last = passed(began)
 			time.Sleep(30 * time.Second)
 		}
-		if passed(began) > maxWarmLife+time.Minute {
-			t.Errorf("the same connection for %v", passed(began))
+		if last != maxWarmLife {
+			t.Errorf("the same connection for %v, want %v", last, maxWarmLife)
 		}
 		time.Sleep(time.Hour)
 	})
 }
 
-// A wrong password neither opens the warm connection nor closes it.
+// refuseOthers is a fault: LOGIN with any password but *right is refused.
+func refuseOthers(right *string) func(c *fakeConn, command string) bool {
+	return func(c *fakeConn, command string) bool {
+		if strings.HasPrefix(command, "LOGIN") && !strings.HasSuffix(command, ` "`+*right+`"`) {
+			c.say("%s NO [AUTHENTICATIONFAILED] no", c.tag)
+			return true
+		}
+		return false
+	}
+}
+
+// A wrong password does not open the warm connection, and ends it: which of them
+// is right is for the server to say.
 func TestWarmConnectionAsksForThePassword(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
+		f.caps += " IDLE"
 		f.options.Warm = time.Minute
-		f.fault = func(c *fakeConn, command string) bool {
-			if strings.HasPrefix(command, "LOGIN") && !strings.Contains(command, password) {
-				c.say("%s NO [AUTHENTICATIONFAILED] no", c.tag)
-				return true
-			}
-			return false
-		}
+		right := password
+		f.fault = refuseOthers(&right)
 		u := f.upstream()
 		wantPoll(t, f, u, 4, 1)
 		for _, wrong := range []string{"wrong", password[1:], password[:5], " "} {
 			_, err := f.poll(u, wrong)
 			wantError(t, wrong, err, upstream.ErrAuth)
 		}
-		wantPoll(t, f, u, 4, 5)
-		if n, err := u.Open(t.Context(), upstream.Account{User: "eve@example.org", Password: upstream.NewSecret(password)}); err != nil || f.connections != 6 {
+		wantPoll(t, f, u, 4, 6)
+		wantPoll(t, f, u, 4, 6)
+		if n, err := u.Open(t.Context(), upstream.Account{User: "eve@example.org", Password: upstream.NewSecret(password)}); err != nil || f.connections != 7 {
 			t.Errorf("another account: %v, %v on connection %d", n, err, f.connections)
 		} else {
 			n.Close()
+		}
+		other := f.upstream() // of another configuration, with the same stable
+		other.o.Stable = u.o.Stable
+		wantPoll(t, f, other, 4, 8)
+		wantPoll(t, f, u, 4, 8)
+		time.Sleep(time.Hour)
+	})
+}
+
+// A changed password is noticed when the new one is used, and at the latest when
+// the connection has grown old.
+func TestChangedPasswordIsNoticed(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		f.options.Warm = time.Minute
+		right := password
+		f.fault = refuseOthers(&right)
+		u := f.upstream()
+		wantPoll(t, f, u, 4, 1)
+		right = "n3w-Passw0rd"
+		changed, last := time.Now(), time.Duration(0)
+		for {
+			_, err := f.poll(u, "")
+			if err != nil {
+				wantError(t, "old password", err, upstream.ErrAuth)
+				break
+			}
+			last = passed(changed)
+			time.Sleep(20 * time.Second)
+		}
+		if last > maxWarmLife {
+			t.Errorf("the old password was good for %v, want at most %v", last, maxWarmLife)
+		}
+		if _, err := f.poll(u, right); err != nil || f.connections != 3 {
+			t.Fatalf("new password: %v on connection %d, want 3", err, f.connections)
+		}
+		right = password
+		_, err := f.poll(u, password) // opens connection 4
+		if err != nil || len(u.o.Stable.parked) != 1 {
+			t.Errorf("%v, %d connections kept, want the one with the password that was accepted last", err, len(u.o.Stable.parked))
+		}
+		time.Sleep(time.Hour)
+	})
+}
+
+// There is a bound to how many connections are kept, and the oldest make room.
+func TestStableIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		f.caps += " IDLE"
+		f.options.Warm = time.Minute
+		f.options.Stable = NewStable(3)
+		u := f.upstream()
+		open := func(k int) {
+			d, err := u.Open(t.Context(), upstream.Account{User: fmt.Sprint("user", k), Password: upstream.NewSecret(password)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.List(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			d.Close()
+			synctest.Wait()
+			time.Sleep(2 * time.Second)
+		}
+		for k := range 6 {
+			open(k)
+			if n := len(u.o.Stable.parked); n != min(k+1, 3) || n != u.o.Stable.order.Len() {
+				t.Errorf("%d connections kept, want %d", n, min(k+1, 3))
+			}
+		}
+		open(3)
+		open(5)
+		if f.connections != 6 {
+			t.Errorf("%d connections, want those that came last to be kept", f.connections)
+		}
+		open(0)
+		if f.connections != 7 {
+			t.Errorf("%d connections, want the first to have made room", f.connections)
+		}
+		if got := f.sent("LOGOUT"); len(got) != 4 {
+			t.Errorf("%d connections said goodbye, want 4", len(got))
+		}
+		if err := u.o.Stable.Close(); err != nil {
+			t.Error(err)
+		}
+		if got := f.sent("LOGOUT"); len(got) != 7 || len(u.o.Stable.parked) != 0 || u.o.Stable.octets != 0 {
+			t.Errorf("%d connections said goodbye, %d are kept with %d octets; want all closed", len(got), len(u.o.Stable.parked), u.o.Stable.octets)
+		}
+		open(0)
+		if len(u.o.Stable.parked) != 0 {
+			t.Error("a connection is kept after Close")
 		}
 		time.Sleep(time.Hour)
 	})
@@ -203,7 +327,7 @@ func TestCloseTwiceKeepsOnce(t *testing.T) {
 		}
 		first.Close()
 		synctest.Wait()
-		if len(u.warm.parked) != 0 {
+		if len(u.o.Stable.parked) != 0 {
 			t.Error("a connection in use is kept for another session")
 		}
 		for what, call := range map[string]func() error{
