@@ -55,7 +55,7 @@ failure; wrong content is. Linux only, with dovecot-imapd and dovecot-pop3d.`,
 	f.IntVar(&o.Rounds, "rounds", 3, "how often each contender runs")
 	f.BoolVar(&o.Quick, "quick", false, "small mailboxes: an idea in a minute")
 	f.StringVar(&o.Config, "config", "", "more YAML for the gateway's configuration; DIR in it is a directory of its own")
-	f.StringVar(&o.Warm, "warm", "", "line of YAML that has an upstream keep warm connections")
+	f.StringVar(&o.Warm, "warm", "warm: 60s", "line of YAML that has a route keep its upstream connections warm; empty leaves them out")
 	f.BoolVar(&json, "json", false, "print JSON instead of a table")
 	f.StringVar(&jsonPath, "json-file", "", "write JSON to this `file` too")
 	f.StringVar(&markdown, "markdown-file", "", "write Markdown to this `file` too")

@@ -11,6 +11,7 @@ import (
 	"postern/proxy/retention"
 	"postern/proxy/state"
 	"postern/upstream"
+	"postern/upstream/imapc"
 	"postern/upstream/spool"
 )
 
@@ -20,12 +21,13 @@ import (
 func (g *gateway) routes(c *config.Config, counts *metrics.Metrics) ([]auth.Route, error) {
 	wirings := map[string]wiring{}
 	pool := spool.NewPool(spool.Limits{})
+	g.stable = imapc.NewStable(c.Limits.WarmConnections)
 	for _, u := range c.Upstreams {
 		w, err := g.wire(u, c.State, counts)
 		if err != nil {
 			return nil, err
 		}
-		w.pool = pool
+		w.pool, w.stable = pool, g.stable
 		wirings[u.Name] = w
 	}
 	made := map[config.Route]upstream.Opener{}
@@ -67,7 +69,7 @@ func (g *gateway) wire(u config.Upstream, s config.State, counts *metrics.Metric
 // opener makes what opens the maildrops of a route.
 func (g *gateway) opener(c *config.Config, r config.Route, w wiring, counts *metrics.Metrics) (upstream.Opener, error) {
 	u := c.Upstream(r.Upstream)
-	w.policy, w.uidl = policy(r), r.UIDL
+	w.policy, w.uidl, w.warm = policy(r), r.UIDL, r.Warm
 	adapter, err := newAdapter(u, w)
 	if err != nil || c.State.Off {
 		return adapter, err

@@ -24,6 +24,7 @@ import (
 	"postern/proxy/pop3"
 	"postern/proxy/retention"
 	"postern/proxy/state"
+	"postern/upstream/imapc"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -119,6 +120,7 @@ type gateway struct {
 	timeout time.Duration // for the drain
 	store   state.Store
 	purges  []*retention.Opener // that use the store
+	stable  *imapc.Stable
 
 	admin         *http.Server
 	adminListener net.Listener // nil without admin.address
@@ -281,6 +283,9 @@ func (g *gateway) close() {
 	}
 	for _, p := range g.purges {
 		p.Close()
+	}
+	if g.stable != nil {
+		g.stable.Close()
 	}
 	if g.store == nil {
 		return

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"postern/cmd/internal/config"
 	"postern/upstream"
@@ -25,7 +26,9 @@ type wiring struct {
 	uidl     string // template
 	journal  upstream.Journal
 	listings upstream.ListingCache
-	pool     *spool.Pool // of all adapters; nil makes one
+	warm     time.Duration
+	stable   *imapc.Stable // of all adapters; nil makes one
+	pool     *spool.Pool   // of all adapters; nil makes one
 	hooks    upstream.Hooks
 	log      *slog.Logger
 }
@@ -60,6 +63,8 @@ func newIMAP(u config.Upstream, w wiring) (*imapc.Upstream, error) {
 		Journal:    w.journal,
 		UIDL:       uidl,
 		Listings:   w.listings,
+		Warm:       w.warm,
+		Stable:     w.stable,
 		Pool:       w.pool,
 		MaxMessage: u.MaxMessage,
 		Version:    readBuild().version,

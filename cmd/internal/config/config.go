@@ -44,6 +44,7 @@ type Limits struct {
 	Errors                int
 	LoginAttempts         int
 	LoginDelay            time.Duration // least time between two logins of an account; 0 is none
+	WarmConnections       int           // upstream connections that are kept for a next login
 }
 
 // How a connection is protected.
@@ -126,8 +127,9 @@ type Route struct {
 	RequireRetr    bool          // only those that were delivered whole
 	ExpungeIfAlone bool          // IMAP: EXPUNGE without UIDs, if nothing else is flagged
 
-	MarkSeen bool   // what clients retrieved
-	UIDL     string // IMAP: template; "" for postern's own
+	MarkSeen bool          // what clients retrieved
+	UIDL     string        // IMAP: template; "" for postern's own
+	Warm     time.Duration // how long the upstream connection of a session is kept for the next one; 0 is not at all
 	Churn    Churn
 }
 
@@ -161,6 +163,7 @@ func Default() Config {
 			WriteTimeout:          time.Minute,
 			Errors:                20,
 			LoginAttempts:         3,
+			WarmConnections:       1000,
 		},
 		ShutdownTimeout: time.Minute,
 		State:           State{Path: "/var/lib/postern", RemovalsKept: 90 * day, Cache: 1 << 30},

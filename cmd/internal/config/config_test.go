@@ -130,6 +130,7 @@ limits:
   errors: 6
   login_attempts: 7
   login_delay: 8s
+  warm_connections: 9
 shutdown_timeout: 9s
 listeners:
   - address: "[::1]:110"
@@ -166,10 +167,11 @@ routes:
     mark_seen: true
     expunge_if_alone: true
     uidl: dovecot
+    warm: 90s
     churn: {known: 1, gone_percent: 2, new_percent: 3}
   - {user: "b*", upstream: i, delete: trash, grace: 36h, churn: off}
   - {user: "c*", upstream: j, delete: flag, grace: 0d}
-  - {user: "*", upstream: j, delete: never}
+  - {user: "*", upstream: j, delete: never, warm: 0s}
 `
 	env := func(name string) (string, bool) { return "k", name == "KEY" }
 	got, d := parse(noFile, []byte(text), env, anyUIDL)
@@ -183,7 +185,7 @@ routes:
 	want := &Config{
 		Log: Log{"debug", "json"},
 		Limits: Limits{Connections: 1, ConnectionsPerAddress: 2, LoginTimeout: 3 * time.Second, IdleTimeout: 4 * time.Hour,
-			WriteTimeout: 330 * time.Second, Errors: 6, LoginAttempts: 7, LoginDelay: 8 * time.Second},
+			WriteTimeout: 330 * time.Second, Errors: 6, LoginAttempts: 7, LoginDelay: 8 * time.Second, WarmConnections: 9},
 		ShutdownTimeout: 9 * time.Second,
 		Listeners: []Listener{{Address: "[::1]:110", TLS: "stls", Certificate: "/etc/postern/c.pem", Key: "/etc/postern/k.pem",
 			PlaintextLogin: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")}}},
@@ -200,7 +202,7 @@ routes:
 		Routes: []Route{
 			{User: "$*", Upstream: "i", Delete: "expunge", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
 			{User: "a*", Upstream: "i", Delete: "archive", ArchiveFolder: "Old/POP3", Grace: 30 * 24 * time.Hour, RequireRetr: true,
-				MarkSeen: true, ExpungeIfAlone: true, UIDL: "dovecot", Churn: Churn{Known: 1, GonePercent: 2, NewPercent: 3}},
+				MarkSeen: true, ExpungeIfAlone: true, UIDL: "dovecot", Warm: 90 * time.Second, Churn: Churn{Known: 1, GonePercent: 2, NewPercent: 3}},
 			{User: "b*", Upstream: "i", Delete: "trash", Grace: 36 * time.Hour, Churn: Churn{Off: true, Known: 50, GonePercent: 50, NewPercent: 50}},
 			{User: "c*", Upstream: "j", Delete: "flag", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
 			{User: "*", Upstream: "j", Delete: "never", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},

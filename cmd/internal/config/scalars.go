@@ -99,6 +99,18 @@ func durationOrNone(text string) (time.Duration, error) {
 	return duration(text)
 }
 
+// warmth accepts how long a connection may wait for a client to come back: long
+// enough to be of use, and well within the ten minutes after which the password
+// has to be asked for again.
+func warmth(text string) (time.Duration, error) {
+	const least, most = 5 * time.Second, 5 * time.Minute
+	d, err := durationOrNone(text)
+	if err == nil && d != 0 && (d < least || d > most) {
+		return 0, fmt.Errorf("%q must be 0s, or from %v to %v", text, least, most)
+	}
+	return d, err
+}
+
 const day = 24 * time.Hour
 
 // maxDays keeps a retention within what an operator can mean.

@@ -34,6 +34,7 @@ func (l *Limits) fields() []field {
 		{"errors", into(&l.Errors, count)},
 		{"login_attempts", into(&l.LoginAttempts, count)},
 		{"login_delay", into(&l.LoginDelay, durationOrNone)},
+		{"warm_connections", into(&l.WarmConnections, count)},
 	}
 }
 
@@ -105,6 +106,7 @@ func (r *Route) fields() []field {
 		{"mark_seen", into(&r.MarkSeen, boolean)},
 		{"expunge_if_alone", into(&r.ExpungeIfAlone, boolean)},
 		{"uidl", r.readUIDL},
+		{"warm", into(&r.Warm, warmth)},
 		{"churn", r.Churn.read},
 	}
 }

@@ -34,7 +34,7 @@ type Options struct {
 	Rounds   int             // how often each contender runs
 	Quick    bool            // small mailboxes
 	Config   string          // more YAML for the gateway; DIR in it is a directory of its own
-	Warm     string          // a line of YAML that makes an upstream keep warm connections
+	Warm     string          // a line of YAML that makes a route keep its upstream connections warm
 	Log      io.Writer       // what is being done
 }
 

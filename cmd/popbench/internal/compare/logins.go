@@ -62,6 +62,9 @@ func (b *bench) pollAt(ctx context.Context, rtt time.Duration, c pollCase) error
 			return err
 		}
 	}
+	if c.options.warm {
+		time.Sleep(2 * time.Second) // until the upstream idles on the connections that are kept
+	}
 	for _, n := range []int{1, 16, 64} {
 		o := load.Poll{Concurrency: n, Duration: b.pollTime()}
 		ours := &turn{g: g, user: "poll%d", scenario: o}

@@ -78,10 +78,10 @@ func (b *bench) posternConfig(address, upstream, dir string, o posternOptions) s
 	default:
 		f("    protocol: imap\n    address: %s\n    tls: off", upstream)
 	}
+	f("routes:\n  - user: \"*\"\n    upstream: upstream")
 	if o.warm {
 		f("    %s", b.Warm)
 	}
-	f("routes:\n  - user: \"*\"\n    upstream: upstream")
 	return y.String()
 }
 
