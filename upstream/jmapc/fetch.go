@@ -22,26 +22,43 @@ const (
 
 // Fetch implements upstream.Maildrop.
 func (d *maildrop) Fetch(ctx context.Context, i int) (io.ReadCloser, error) {
-	if s := d.ahead.take(i); s != nil {
-		d.readAhead(i)
-		return d.arrive(ctx, s)
-	}
-	r, err := d.open(ctx, i, d.listing.Size(i))
-	if err != nil {
-		return nil, err
-	}
-	d.readAhead(i)
-	return r, nil
+	return d.next(ctx, i, whole)
 }
 
 // Top implements upstream.Maildrop. A server that knows ranges sends no more
 // than is likely to be needed; from another one the rest is not read.
 func (d *maildrop) Top(ctx context.Context, i, n int) (io.ReadCloser, error) {
-	most := d.listing.Size(i)
-	if int64(n) < most/topLine { // no overflow for any n
-		most = min(most, topHeader+int64(n)*topLine)
+	return d.next(ctx, i, n)
+}
+
+// next hands out message i, or a beginning of it, and has those that are likely
+// to be asked for next on their way.
+func (d *maildrop) next(ctx context.Context, i, lines int) (r io.ReadCloser, err error) {
+	first := d.ahead.lines == unasked
+	again := d.ahead.turn(lines)
+	s := d.ahead.take(i)
+	if hook := d.u.o.Hooks.ReadAhead; hook != nil && !first {
+		hook(s != nil)
 	}
-	return d.open(ctx, i, most)
+	if s != nil {
+		d.readAhead(i, again)
+		return d.arrive(ctx, s)
+	}
+	if r, err = d.open(ctx, i, d.most(i, lines)); err != nil {
+		return nil, err
+	}
+	d.readAhead(i, again)
+	return r, nil
+}
+
+// most is how many octets of message i are likely to be needed for its header
+// and so many lines.
+func (d *maildrop) most(i, lines int) int64 {
+	size := d.listing.Size(i)
+	if lines == whole || int64(lines) >= size/topLine { // no overflow for any number
+		return size
+	}
+	return min(size, topHeader+int64(lines)*topLine)
 }
 
 // open starts a download that somebody waits for. It asks for the first octets,

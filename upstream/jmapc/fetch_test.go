@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -275,6 +276,67 @@ func TestTopByRange(t *testing.T) {
 	defer r.Close()
 	if all, err := io.ReadAll(r); err != nil || string(all) != raw {
 		t.Errorf("%d of %d octets, %v", len(all), len(raw), err)
+	}
+}
+
+// TestTopReadsAhead: the beginnings of the next messages are under way, too.
+func TestTopReadsAhead(t *testing.T) {
+	s := jmapserver.New("bob", "secret")
+	s.Ranges = true
+	var raw []string
+	for i := range 40 {
+		raw = append(raw, upstreamtest.Letter(i, 200_000))
+		if i == 17 { // a longer header than most
+			raw[i] = "X-Long: " + strings.Repeat("x\r\n ", 3*topHeader/4) + "\r\n" + raw[i]
+		}
+		s.Deliver(t, raw[i])
+	}
+	var received, hits, misses, wasted atomic.Int64
+	u := newUpstream(t, Options{URL: serve(t, s), Hooks: upstream.Hooks{
+		Octets:    func(in, _ int) { received.Add(int64(in)) },
+		ReadAhead: func(hit bool) { map[bool]*atomic.Int64{true: &hits, false: &misses}[hit].Add(1) },
+		Wasted:    func(n int64) { wasted.Add(n) },
+	}})
+	d, _ := open(t, u, bob)
+	m := d.(*maildrop)
+	top := func(i, lines int) {
+		t.Helper()
+		r, err := d.Top(t.Context(), i, lines)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		head, _, _ := strings.Cut(raw[i], "\r\n\r\n")
+		got := make([]byte, len(head)+4)
+		if _, err := io.ReadFull(r, got); err != nil || string(got) != head+"\r\n\r\n" {
+			t.Errorf("message %d: %.100q, %v", i, got, err)
+		}
+	}
+	for i := range 30 {
+		top(i, 0)
+		if i == 10 && len(m.ahead.downloads) < 8 {
+			t.Errorf("%d beginnings under way, want more", len(m.ahead.downloads))
+		}
+	}
+	if got, most := received.Load(), int64(75*topHeader); got > most {
+		t.Errorf("%d octets received, want at most %d", got, most)
+	}
+	// The rest of the long one may need the place of what is read ahead.
+	if hits.Load()+misses.Load() != 29 || misses.Load() > 1 {
+		t.Errorf("%d hits and %d misses, want 29 hits or one less", hits.Load(), misses.Load())
+	}
+	// Whoever takes turns is not read ahead of.
+	for i := 30; i < 33; i++ {
+		top(i, 0)
+		if got := read(t, d, i); got != raw[i] {
+			t.Errorf("message %d came wrong", i)
+		}
+		if n := len(m.ahead.downloads); n != 0 && i > 30 {
+			t.Errorf("%d messages under way behind a message and its header", n)
+		}
+	}
+	if n := wasted.Load(); n == 0 || n > maxAhead*topHeader {
+		t.Errorf("%d octets are said to be wasted", n)
 	}
 }
 

@@ -53,6 +53,7 @@ const maxConcurrent = 8
 func newMaildrop(u *Upstream, w wire, account upstream.Account) *maildrop {
 	account.Password = upstream.Secret{}
 	d := &maildrop{u: u, account: account, wire: w, share: u.o.Pool.Share(), listing: new(listing), unreadable: map[int]bool{}}
+	d.ahead = ahead{hooks: &u.o.Hooks, lines: unasked}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
