@@ -15,8 +15,8 @@ import (
 // it, never those beside it or above. Tests may import upstreamtest, too.
 var allowed = map[string][]string{
 	"cmd/postern": {"cmd/internal/config", "cmd/internal/demo", "cmd/internal/logsink", "cmd/internal/migrate", "proxy", "proxy/admin", "proxy/auth", "proxy/ledger",
-		"proxy/metrics", "proxy/pop3", "proxy/retention", "proxy/state", "upstream", "upstream/imapc", "upstream/jmapc", "upstream/spool"},
-	"cmd/internal/config":  {},
+		"proxy/metrics", "proxy/pop3", "proxy/retention", "proxy/state", "upstream", "upstream/imapc", "upstream/jmapc", "upstream/oauth", "upstream/provider", "upstream/spool"},
+	"cmd/internal/config":  {"upstream/provider"},
 	"cmd/internal/demo":    {},
 	"cmd/internal/logsink": {},
 	"cmd/internal/migrate": {"proxy/ledger", "upstream"},
@@ -33,10 +33,12 @@ var allowed = map[string][]string{
 	"proxy/consent":   {"upstream"},
 	"proxy/pop3":      {"upstream"},
 
-	"upstream":       {},
-	"upstream/imapc": {"upstream", "upstream/spool"},
-	"upstream/jmapc": {"upstream", "upstream/spool"},
-	"upstream/spool": {},
+	"upstream":          {},
+	"upstream/imapc":    {"upstream", "upstream/spool"},
+	"upstream/jmapc":    {"upstream", "upstream/spool"},
+	"upstream/oauth":    {"upstream"},
+	"upstream/provider": {},
+	"upstream/spool":    {},
 
 	// Equipment for tests, which no program imports.
 	"proxy/state/statetest": {"proxy/state", "upstream"},
@@ -46,11 +48,13 @@ var allowed = map[string][]string{
 // foreign is what some packages may import of other people's: the protocol code
 // knows no IMAP, JMAP, Prometheus, YAML or SQL.
 var foreign = map[string][]string{
-	"upstream":       {},
-	"upstream/spool": {},
-	"proxy/pop3":     {"golang.org/x/"},
-	"proxy/auth":     {"golang.org/x/"},
-	"proxy":          {"golang.org/x/"},
+	"upstream":          {},
+	"upstream/oauth":    {"golang.org/x/"},
+	"upstream/provider": {},
+	"upstream/spool":    {},
+	"proxy/pop3":        {"golang.org/x/"},
+	"proxy/auth":        {"golang.org/x/"},
+	"proxy":             {"golang.org/x/"},
 }
 
 // A goPackage is what go list tells of a package.

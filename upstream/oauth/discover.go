@@ -1,0 +1,147 @@
+package oauth
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"postern/upstream"
+)
+
+// endpoints are those that were given, and those that the issuer names for the
+// others. They are looked up when they are needed first, and kept.
+func (a *Application) endpoints(ctx context.Context) (Endpoints, error) {
+	if a.Issuer == "" {
+		return a.Endpoints, nil
+	}
+	a.found.Lock()
+	kept := a.endpoint
+	a.found.Unlock()
+	if kept != nil {
+		return *kept, nil
+	}
+	found, err := a.discover(ctx)
+	if err != nil {
+		return Endpoints{}, fmt.Errorf("look up the endpoints of %s: %w", a.Issuer, err)
+	}
+	found = Endpoints{
+		AuthURL:   cmp.Or(a.AuthURL, found.AuthURL),
+		TokenURL:  cmp.Or(a.TokenURL, found.TokenURL),
+		DeviceURL: cmp.Or(a.DeviceURL, found.DeviceURL),
+	}
+	a.found.Lock()
+	defer a.found.Unlock()
+	a.endpoint = &found
+	return found, nil
+}
+
+// metadata is as much of an issuer's as is needed.
+type metadata struct {
+	Issuer    string `json:"issuer"`
+	AuthURL   string `json:"authorization_endpoint"`
+	TokenURL  string `json:"token_endpoint"`
+	DeviceURL string `json:"device_authorization_endpoint"`
+}
+
+// discover asks both places where an issuer's metadata may be: that of OpenID
+// Connect Discovery 1.0 section 4, and that of RFC 8414 section 3.
+func (a *Application) discover(ctx context.Context) (Endpoints, error) {
+	issuer, err := url.Parse(a.Issuer)
+	if err != nil {
+		return Endpoints{}, fmt.Errorf("%w: not a URL", upstream.ErrRejected)
+	}
+	oidc, oauth := *issuer, *issuer
+	oidc.Path = strings.TrimSuffix(issuer.Path, "/") + "/.well-known/openid-configuration"
+	oauth.Path = "/.well-known/oauth-authorization-server" + strings.TrimSuffix(issuer.Path, "/")
+	m, err := a.metadata(ctx, oidc.String())
+	if err != nil && ctx.Err() == nil {
+		var other error
+		if m, other = a.metadata(ctx, oauth.String()); other != nil {
+			return Endpoints{}, errors.Join(err, other)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return Endpoints{}, err
+	}
+	if strings.TrimSuffix(m.Issuer, "/") != strings.TrimSuffix(a.Issuer, "/") { // RFC 8414 section 3.3
+		return Endpoints{}, fmt.Errorf("%w: it calls itself %q", upstream.ErrRejected, printable(m.Issuer, 200))
+	}
+	for _, named := range []string{m.AuthURL, m.TokenURL, m.DeviceURL} {
+		if err := acceptable(named, issuer); err != nil {
+			return Endpoints{}, err
+		}
+	}
+	return Endpoints{AuthURL: m.AuthURL, TokenURL: m.TokenURL, DeviceURL: m.DeviceURL}, nil
+}
+
+func (a *Application) metadata(ctx context.Context, from string) (m metadata, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return m, err
+	}
+	answer, err := a.client().Do(r)
+	if err != nil {
+		return m, fmt.Errorf("%w: %w", err, upstream.ErrUnavailable)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return m, fmt.Errorf("%s: HTTP status %d: %w", from, answer.StatusCode, upstream.ErrUnavailable)
+	}
+	if err := json.NewDecoder(io.LimitReader(answer.Body, maxBody)).Decode(&m); err != nil {
+		return m, fmt.Errorf("%s: no metadata: %w", from, upstream.ErrUnavailable)
+	}
+	return m, nil
+}
+
+// acceptable tells whether what an issuer names may be told a secret: by https,
+// and nobody at an address inside this network but the issuer itself. Where a
+// name leads there, it is the certificate that has to be right.
+func acceptable(named string, issuer *url.URL) error {
+	if named == "" {
+		return nil
+	}
+	u, err := url.Parse(named)
+	if err != nil || u.Host == "" || u.User != nil {
+		return fmt.Errorf("%w: it names an endpoint that is no URL", upstream.ErrRejected)
+	}
+	if u.Scheme == issuer.Scheme && u.Host == issuer.Host {
+		return nil
+	}
+	if u.Scheme != "https" {
+		return fmt.Errorf("%w: it names %s, which is not https", upstream.ErrRejected, u.Redacted())
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && internal(ip) || u.Hostname() == "localhost" {
+		return fmt.Errorf("%w: it names %s, which is inside this network", upstream.ErrRejected, u.Redacted())
+	}
+	return nil
+}
+
+// internal tells whether an address is one that an answer from outside must
+// not lead to: a metadata service is at a link-local one.
+func internal(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified()
+}
+
+// guarded is how providers are reached.
+var guarded = &http.Transport{
+	Proxy:                  http.ProxyFromEnvironment,
+	DialContext:            (&net.Dialer{Timeout: callTime}).DialContext,
+	TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+	TLSHandshakeTimeout:    callTime,
+	ResponseHeaderTimeout:  callTime,
+	MaxResponseHeaderBytes: 64 << 10,
+	MaxIdleConnsPerHost:    4,
+	IdleConnTimeout:        time.Minute,
+	ForceAttemptHTTP2:      true,
+}
