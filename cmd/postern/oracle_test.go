@@ -546,6 +546,9 @@ func (w *world) settle() {
 	w.dying.Lock()
 	w.calm.Store(true)
 	w.dying.Unlock()
+	if !w.real {
+		time.Sleep(time.Hour) // the server may have asked to be left alone for a while
+	}
 	s := w.newSession("last", oracleUser)
 	c := w.dial(s)
 	if c.login() && c.scan() {
