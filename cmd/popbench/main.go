@@ -1,9 +1,12 @@
 // Command popbench measures POP3 servers: any of them, one scenario at a time,
 // over any distance. It checks that everything which arrives is complete.
+//
+// Exit codes: 0 measured, 1 failed or not whole, 2 wrong usage.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,13 +17,23 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := root().ExecuteContext(ctx)
+	began := false
+	c := root()
+	c.PersistentPreRun = func(*cobra.Command, []string) { began = true }
+	err := c.ExecuteContext(ctx)
 	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "popbench:", err)
-		os.Exit(1)
+	if err == nil {
+		return
 	}
+	fmt.Fprintln(os.Stderr, "popbench:", err)
+	if !began || errors.Is(err, errUsage) {
+		os.Exit(2)
+	}
+	os.Exit(1)
 }
+
+// errUsage: the command line makes no sense.
+var errUsage = errors.New("see --help")
 
 func root() *cobra.Command {
 	c := &cobra.Command{

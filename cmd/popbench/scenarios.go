@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -71,10 +70,10 @@ func (s *settings) run(ctx context.Context, o scenario) error {
 func (s *settings) resolve() (load.Target, error) {
 	t := s.target
 	if t.User == "" {
-		return t, errors.New("--user is missing")
+		return t, fmt.Errorf("--user is missing: %w", errUsage)
 	}
 	if t.TLS != "off" && t.TLS != "stls" && t.TLS != "implicit" {
-		return t, fmt.Errorf("--tls: %q is not off, stls or implicit", t.TLS)
+		return t, fmt.Errorf("--tls: %q is not off, stls or implicit: %w", t.TLS, errUsage)
 	}
 	var err error
 	if t.Password, err = s.password(); err != nil {
@@ -93,7 +92,7 @@ func (s *settings) password() (string, error) {
 	if p, set := os.LookupEnv(s.passwordEnv); set {
 		return p, nil
 	}
-	return "", fmt.Errorf("no password: neither --password-file nor $%s is set", s.passwordEnv)
+	return "", fmt.Errorf("no password: neither --password-file nor $%s is set: %w", s.passwordEnv, errUsage)
 }
 
 func (s *settings) tlsConfig() (*tls.Config, error) {
@@ -185,7 +184,7 @@ func (s *settings) remove() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if d.Messages < 1 {
-				return errors.New("--messages must say how many messages to remove")
+				return fmt.Errorf("--messages must say how many messages to remove: %w", errUsage)
 			}
 			return s.run(c.Context(), d)
 		},

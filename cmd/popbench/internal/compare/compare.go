@@ -63,13 +63,26 @@ var lines = []struct {
 	{"idle", (*bench).idle},
 }
 
+// Check tells what there is not among what is to be measured.
+func (o Options) Check() error {
+	for _, name := range o.Lines {
+		if !slices.Contains(Lines(), name) {
+			return fmt.Errorf("no line %q, only %s", name, strings.Join(Lines(), ", "))
+		}
+	}
+	for _, rtt := range o.RTTs {
+		if rtt != 0 && rtt != near && rtt != far {
+			return fmt.Errorf("no distance %v, only 0, %v and %v", rtt, near, far)
+		}
+	}
+	return nil
+}
+
 // Run measures and reports. The report holds what was measured also where the
 // run fails.
 func Run(ctx context.Context, o Options) (report *Report, err error) {
-	for _, name := range o.Lines {
-		if !slices.Contains(Lines(), name) {
-			return nil, fmt.Errorf("no line %q, only %s", name, strings.Join(Lines(), ", "))
-		}
+	if err := o.Check(); err != nil {
+		return nil, err
 	}
 	b := &bench{Options: o, Report: newReport(), gateways: map[string]*gateway{}, boxes: map[string]*mailbox{}}
 	defer b.end()
@@ -318,11 +331,13 @@ type turn struct {
 
 // play runs all turns, one after the other, round after round.
 func (b *bench) play(ctx context.Context, turns ...*turn) error {
-	for range max(b.Rounds, 1) {
+	for round := range max(b.Rounds, 1) {
 		for _, t := range turns {
 			if err := t.run(ctx); err != nil {
 				return err
 			}
+			r := t.results[len(t.results)-1]
+			b.logf("  round %d: %s at %v: %s, %.2f s", round+1, t.g.name, t.g.rtt, r.Scenario, r.Seconds)
 		}
 	}
 	return nil

@@ -23,6 +23,7 @@ type mailbox struct {
 	messages int
 	size     func(i int) int
 	base     int // number of the first letter
+	header   int // octets that the header has at least; 0: the shortest there is
 
 	octets  int64
 	digests []uint64 // digests[n] is the sum over the first n messages
@@ -32,6 +33,12 @@ type mailbox struct {
 // The mailboxes of the table.
 func drainBox(n int) *mailbox {
 	return &mailbox{user: "drain", messages: n, size: mailSize, base: 1 << 20}
+}
+func farBox(n int) *mailbox {
+	return &mailbox{user: "far", messages: n, size: mailSize, base: 1 << 20}
+}
+func topBox(n int) *mailbox {
+	return &mailbox{user: "top", messages: n, size: mailSize, base: 6 << 20, header: 3000}
 }
 func manyBox(n int) *mailbox {
 	return &mailbox{user: "many", messages: n, size: func(int) int { return 300 }, base: 2 << 20}
@@ -53,7 +60,17 @@ func mailSize(i int) int {
 	return 2000 + min(int(random.ExpFloat64()*44e3), 1<<20)
 }
 
-func (m *mailbox) letter(i int) string { return upstreamtest.Letter(m.base+i, m.size(i)) }
+// letter is message i. A header of its own has little in it, so what the way of
+// a message adds to it comes before, in as many octets as are asked for.
+func (m *mailbox) letter(i int) string {
+	var trace strings.Builder
+	for hop := 0; trace.Len() < m.header; hop++ {
+		fmt.Fprintf(&trace, "Received: from relay%d.example.org (relay%d.example.org [192.0.2.%d])\r\n"+
+			"\tby mail.example.net with ESMTPS id %08x%08x\r\n"+
+			"\tfor <bob@example.net>; Mon, 02 Nov 2026 15:00:%02d +0000\r\n", hop, hop, hop%256, m.base+i, hop, hop%60)
+	}
+	return trace.String() + upstreamtest.Letter(m.base+i, m.size(i))
+}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -78,19 +78,63 @@ func (b *bench) drain(ctx context.Context) error {
 	bulk := median(bare)
 	for _, rtt := range b.distances(0, near, far) {
 		row := Row{Line: "drain", What: "RETR one at a time", RTT: rtt, Ours: ours[rtt].median(load.Result.MessageRate), Unit: perSecond}
-		by := func(name string, t *turn) Row {
-			row.By, row.Theirs = name, t.median(load.Result.MessageRate)
+		by := func(name string, t *turn, rate func(load.Result) float64) Row {
+			row.Ours, row.By, row.Theirs = ours[rtt].median(rate), name, t.median(rate)
 			row.Note = ours[rtt].note(m)
 			return row
 		}
 		switch own := ours[0]; {
 		case rtt == 0:
-			b.atLeast(by("native", native), 1)
+			b.atLeast(by("native", native, load.Result.MessageRate), 1)
 		case own != nil:
-			b.atLeast(by("itself at 0 ms", own), 0.7)
+			b.atLeast(by("itself at 0 ms", own, load.Result.MessageRate), 0.7)
 		}
-		b.told(by("imapc", theirs[rtt]))
-		row.By, row.Theirs = "bare IMAP, one command", bulk
+		b.told(by("imapc", theirs[rtt], load.Result.MessageRate))
+		if own := ours[0]; rtt > 0 && own != nil {
+			whole := by("itself at 0 ms", own, wholeRate)
+			whole.What += ", from connecting to QUIT"
+			b.told(whole)
+		}
+		row.Ours, row.By, row.Theirs = ours[rtt].median(load.Result.MessageRate), "bare IMAP, one command", bulk
+		b.told(row)
+	}
+	return b.drainFar(ctx)
+}
+
+// wholeRate is messages a second of all of a session.
+func wholeRate(r load.Result) float64 { return float64(r.Messages) / r.Seconds }
+
+// drainFar: more messages than take only a few round trips.
+func (b *bench) drainFar(ctx context.Context) error {
+	if len(b.distances(0)) == 0 || len(b.distances(near, far)) == 0 {
+		return nil
+	}
+	m, err := b.box(ctx, farBox(b.few(8000)))
+	if err != nil {
+		return err
+	}
+	turns := map[time.Duration]*turn{}
+	var all []*turn
+	for _, rtt := range b.distances(0, near, far) {
+		g, err := b.postern(ctx, rtt)
+		if err != nil {
+			return err
+		}
+		if turns[rtt], err = m.drainedBy(ctx, g); err != nil {
+			return err
+		}
+		all = append(all, turns[rtt])
+	}
+	if err := b.play(ctx, all...); err != nil {
+		return err
+	}
+	for _, rtt := range b.distances(near, far) {
+		row := Row{Line: "drain", What: fmt.Sprintf("RETR one at a time, %d messages", m.messages), RTT: rtt, Unit: perSecond,
+			By: "itself at 0 ms", Note: turns[rtt].note(m)}
+		row.Ours, row.Theirs = turns[rtt].median(load.Result.MessageRate), turns[0].median(load.Result.MessageRate)
+		b.atLeast(row, 0.7)
+		row.What += ", from connecting to QUIT"
+		row.Ours, row.Theirs = turns[rtt].median(wholeRate), turns[0].median(wholeRate)
 		b.told(row)
 	}
 	return nil
@@ -133,69 +177,74 @@ func (b *bench) drainVariants(ctx context.Context) error {
 	return nil
 }
 
-// top: TOP n 0 of 300 messages, in each round of others: Dovecot keeps headers
-// that it has seen, and what is asked for is what a client sees first.
+// top: TOP n 0 of all messages of a mailbox of 300. Dovecot keeps headers that
+// it has seen, and what a client asks for is what it sees first: so every turn
+// has a mailbox of its own.
 func (b *bench) top(ctx context.Context) error {
-	m, err := b.box(ctx, drainBox(b.few(2000)))
+	m, err := b.box(ctx, topBox(b.few(300)))
 	if err != nil {
 		return err
 	}
-	rounds := max(b.Rounds, 1)
-	n := min(300, m.messages/rounds)
 	for _, rtt := range b.distances(0, near) {
 		p, i, err := b.both(ctx, rtt)
 		if err != nil {
 			return err
 		}
-		ours, theirs := &turn{g: p, user: m.user}, &turn{g: i, user: m.user}
-		for _, t := range []*turn{ours, theirs} {
-			if err := t.g.warm(ctx, t.user, load.Poll{Count: 1}); err != nil {
-				return err
-			}
-		}
-		for round := range rounds {
-			ours.scenario = load.Top{Skip: round * n, Messages: n}
-			theirs.scenario = load.Top{Skip: round * n, Messages: patience(rtt, n)}
+		ours, theirs := &turn{g: p}, &turn{g: i}
+		var octets []float64
+		for round := range max(b.Rounds, 1) {
 			for _, t := range []*turn{ours, theirs} {
-				if err := t.run(ctx); err != nil {
+				t.user, t.scenario = fmt.Sprintf("top-%s-%v-%d", t.g.name, rtt, round), load.Top{}
+				if t == theirs {
+					t.scenario = load.Top{Messages: patience(rtt, m.messages)}
+				}
+				n, err := b.topOnce(ctx, m, t)
+				if err != nil {
 					return err
 				}
-			}
-			want := m.headers[(round+1)*n] - m.headers[round*n]
-			if got := ours.results[round].Octets; got != want {
-				return fmt.Errorf("%d octets of headers, not %d: %w", got, want, errContent)
+				if t == ours {
+					octets = append(octets, n)
+				}
 			}
 		}
-		b.atLeast(Row{Line: "top", What: fmt.Sprintf("TOP n 0 of %d messages", n), RTT: rtt, Unit: perSecond,
-			Ours: ours.median(load.Result.MessageRate), By: "imapc", Theirs: theirs.median(load.Result.MessageRate)},
-			map[time.Duration]float64{0: 3, near: 100}[rtt])
+		row := Row{Line: "top", What: fmt.Sprintf("TOP n 0 of %d messages", m.messages), RTT: rtt, Unit: perSecond,
+			Ours: ours.median(load.Result.MessageRate), By: "imapc", Theirs: theirs.median(load.Result.MessageRate)}
+		b.atLeast(row, map[time.Duration]float64{0: 3, near: 100}[rtt])
 		if rtt > 0 {
-			if err := b.topOctets(ctx, p, m, n); err != nil {
-				return err
-			}
+			b.atMost(Row{Line: "top", What: "upstream octets for each octet of header", RTT: rtt, Ours: median(octets), Unit: "octets"}, 1.2)
 		}
 	}
 	return nil
 }
 
-// topOctets compares what upstream sends for a session with TOPs and without.
-func (b *bench) topOctets(ctx context.Context, g *gateway, m *mailbox, n int) error {
-	octets := func(o scenario) (int64, error) {
-		before := g.counters()
-		_, err := o.Run(ctx, g.as(m.user), nil)
-		return g.counters().Since(before).Down, err
+// topOnce takes a turn on a copy of the mailbox, and returns how many octets
+// upstream sent for each octet of header, beside what it sends for a poll.
+func (b *bench) topOnce(ctx context.Context, m *mailbox, t *turn) (octets float64, err error) {
+	if err := m.copyTo(b.storage, t.user); err != nil {
+		return 0, err
 	}
-	without, err := octets(load.Poll{Count: 1})
+	defer b.storage.remove(t.user)
+	down := func(o scenario) (int64, error) {
+		before := t.g.counters()
+		_, err := o.Run(ctx, t.g.as(t.user), nil)
+		return t.g.counters().Since(before).Down, err
+	}
+	if err := t.g.warm(ctx, t.user, load.Poll{Count: 1}); err != nil {
+		return 0, err
+	}
+	poll, err := down(load.Poll{Count: 1})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	with, err := octets(load.Top{Messages: n})
-	if err != nil {
-		return err
+	before := t.g.counters()
+	if err := t.run(ctx); err != nil {
+		return 0, err
 	}
-	b.atMost(Row{Line: "top", What: "upstream octets for each octet of header", RTT: g.rtt,
-		Ours: float64(with-without) / float64(m.headers[n]), Unit: "octets"}, 1.2)
-	return nil
+	r := t.results[len(t.results)-1]
+	if want := m.headers[r.Messages]; r.Octets != want {
+		return 0, fmt.Errorf("%s: %d octets of headers, not %d: %w", t.g.name, r.Octets, want, errContent)
+	}
+	return float64(t.g.counters().Since(before).Down-poll) / float64(r.Octets), nil
 }
 
 // big: 10 messages of 30 MB.

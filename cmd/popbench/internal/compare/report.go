@@ -79,7 +79,7 @@ func (r *Report) told(row Row) {
 	r.Rows = append(r.Rows, row)
 }
 
-var columns = []string{"line", "what", "RTT", "postern", "measured by", "", "ratio", "to reach", ""}
+var columns = []string{"line", "what", "RTT", "postern", "measured by", "its figure", "ratio", "to reach", "reached"}
 
 func (row Row) cells() []string {
 	cells := []string{row.Line, row.What, fmt.Sprintf("%d ms", row.RTT.Milliseconds()), figure(row.Ours, row.Unit), row.By, "", "", row.Reach, row.Note}
@@ -90,7 +90,7 @@ func (row Row) cells() []string {
 		cells[6] = fmt.Sprintf("%.3g", row.Ratio)
 	}
 	if row.Met != nil {
-		cells[8] = strings.TrimSpace(map[bool]string{true: "met", false: "NOT MET"}[*row.Met] + " " + row.Note)
+		cells[8] = strings.TrimSpace(map[bool]string{true: "yes", false: "NO"}[*row.Met] + " " + row.Note)
 	}
 	return cells
 }
