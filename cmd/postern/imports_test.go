@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"proxy/metrics":   {"proxy/pop3", "upstream"},
 	"proxy/ledger":    {"proxy/state", "upstream"},
 	"proxy/retention": {"proxy/state", "upstream"},
+	"proxy/accounts":  {"proxy/auth", "proxy/pop3", "proxy/state", "proxy/vault", "upstream"},
 	"proxy/vault":     {"proxy/state", "upstream"},
 	"proxy/state":     {"upstream"},
 	"proxy/notice":    {"upstream"},

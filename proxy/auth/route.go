@@ -62,6 +62,10 @@ func (g *Gate) route(user string) *Route {
 	return nil
 }
 
+// Fold is the one way to write a name: two that fold to the same are the same
+// user's. See fold.
+func Fold(name string) string { return fold(name) }
+
 // fold maps ASCII letters to lower case and leaves every other octet alone: more
 // folding would let a name that only looks like another stand for it.
 func fold(s string) string {

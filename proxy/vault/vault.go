@@ -127,6 +127,11 @@ func (v *Vault) Put(ctx context.Context, name state.SecretName, version int64, t
 	return sealed.Version, nil
 }
 
+// Remove removes a secret, if there is one.
+func (v *Vault) Remove(ctx context.Context, name state.SecretName) error {
+	return v.store.RemoveSecret(ctx, name)
+}
+
 // maxSecret is more than any credential is long.
 const maxSecret = 1 << 20
 
