@@ -70,9 +70,11 @@ func (j journal) strike(ctx context.Context, tx *sql.Tx, id int64, keep bool) er
 	return nil
 }
 
+const pendingQuery = `SELECT id, session, begun, policy, mailbox, validity, names FROM intent
+	WHERE upstream = ? AND account = ? AND ended IS NULL ORDER BY id`
+
 func (j journal) Pending(ctx context.Context, account string) ([]upstream.Intent, error) {
-	rows, err := j.read.QueryContext(ctx, `SELECT id, session, begun, policy, mailbox, validity, names FROM intent
-		WHERE upstream = ? AND account = ? AND ended IS NULL ORDER BY id`, j.upstream, account)
+	rows, err := j.pending.QueryContext(ctx, j.upstream, account)
 	if err != nil {
 		return nil, fmt.Errorf("read pending removals: %w", err)
 	}

@@ -9,10 +9,12 @@ import (
 	"hash/crc32"
 )
 
+const ledgerQuery = `SELECT version, head FROM ledger WHERE account = ?`
+
 // Ledger implements Store.
 func (s *store) Ledger(ctx context.Context, account string) (Ledger, error) {
 	var l Ledger
-	err := s.read.QueryRowContext(ctx, `SELECT version, head FROM ledger WHERE account = ?`, account).Scan(&l.Version, &l.Head)
+	err := s.ledger.QueryRowContext(ctx, account).Scan(&l.Version, &l.Head)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Ledger{}, nil
 	}

@@ -70,6 +70,8 @@ type store struct {
 	now     func() time.Time
 	write   *sql.DB // nil if read-only
 	read    *sql.DB
+	pending *sql.Stmt // what every login asks is prepared once
+	ledger  *sql.Stmt
 	cache   *cache
 	unclaim func() // nil unless claimed
 
@@ -134,6 +136,9 @@ func (s *store) start(ctx context.Context) (err error) {
 	if s.read, err = connect(durable, readers, "query_only(1)"); err != nil {
 		return err
 	}
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
 	s.cache = openCache(ctx, filepath.Join(s.options.Dir, cacheFile), s.options.CacheOctets, s.log)
 	if s.options.Serve {
 		ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -161,7 +166,15 @@ func (s *store) startReadOnly(ctx context.Context, durable string) (err error) {
 	case version < len(schema):
 		return fmt.Errorf("schema version %d, this is for %d: start the server once to bring it up to date", version, len(schema))
 	}
-	return nil
+	return s.prepare(ctx)
+}
+
+func (s *store) prepare(ctx context.Context) (err error) {
+	if s.pending, err = s.read.PrepareContext(ctx, pendingQuery); err != nil {
+		return err
+	}
+	s.ledger, err = s.read.PrepareContext(ctx, ledgerQuery)
+	return err
 }
 
 // present makes sure of a durable file that SQLite will not mistake for a new
