@@ -43,8 +43,6 @@ var uidlNames = map[string]string{
 	"uw":           "%08Xv%08Xu", // ipop3d
 }
 
-var ownUIDL = UIDL{[]uidlPart{{number: 'v', base: 10}, {text: ".", number: 'u', base: 10}}}
-
 // ParseUIDL reads the name of a form (postern, dovecot, dovecot-0.99, cyrus,
 // cyrus-uid, courier, courier-1, uw), or a template in the language of
 // Dovecot's pop3_uidl_format. Empty means postern's own.
@@ -231,8 +229,9 @@ func (u UIDL) Of(uidValidity, uid uint32) string { return string(u.append(nil, u
 
 // append appends the unique-id of a message to dst.
 func (u UIDL) append(dst []byte, uidValidity, uid uint32) []byte {
-	if len(u.parts) == 0 {
-		u = ownUIDL
+	if len(u.parts) == 0 { // postern's own, of which every login makes as many as there are messages
+		dst = strconv.AppendUint(dst, uint64(uidValidity), 10)
+		return strconv.AppendUint(append(dst, '.'), uint64(uid), 10)
 	}
 	for _, p := range u.parts {
 		dst = append(dst, p.text...)
