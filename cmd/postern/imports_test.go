@@ -54,7 +54,7 @@ var foreign = map[string][]string{
 	"upstream/provider": {},
 	"upstream/spool":    {},
 	"proxy/pop3":        {"golang.org/x/"},
-	"proxy/auth":        {"golang.org/x/"},
+	"proxy/auth":        {"golang.org/x/", "github.com/xdg-go/scram"},
 	"proxy":             {"golang.org/x/"},
 }
 

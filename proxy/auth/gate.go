@@ -64,6 +64,7 @@ type Gate struct {
 	proofs   *proofs
 	backoffs *backoffs
 	heldBack func(upstream string)
+	nonce    func() string // for challenges; nil outside tests
 }
 
 // refusalTime is how long after the attempt a refusal is answered, whatever it
@@ -103,7 +104,7 @@ func New(o Options) *Gate {
 // failures demand before it tries, and makes each refusal take the same time.
 // Either wait holds up whoever waits, and nothing else.
 func (g *Gate) Authenticate(ctx context.Context, c pop3.Credentials) (pop3.Login, error) {
-	a := attempt{user: c.User, remote: c.Remote, session: c.Session, guess: g.proofs.guess(fold(c.User), c.Password)}
+	a := attempt{user: c.User, remote: c.Remote, session: c.Session, guess: g.proofs.guess(fold(c.User), secret(c))}
 	known, proven := g.proofs.find(a.guess)
 	a.proven = proven
 	if proven && g.tooSoon(known) {
@@ -148,6 +149,14 @@ func (g *Gate) refused(ctx context.Context, a attempt, began time.Time, err erro
 		sleep(ctx, refusalTime-time.Since(began))
 	}
 	return err
+}
+
+// secret is what a client proves itself with.
+func secret(c pop3.Credentials) upstream.Secret {
+	if c.Token.Reveal() != "" {
+		return c.Token
+	}
+	return c.Password
 }
 
 // try logs in with what may be good credentials.
@@ -272,14 +281,24 @@ func (g *Gate) tooSoon(m maildrop) bool {
 const (
 	maxNameOctets     = 255
 	maxPasswordOctets = 1024
+	maxTokenOctets    = 8 << 10 // those of Microsoft have 2,000 and more
 )
 
 // plausible tells whether the credentials may be shown to an upstream. An empty
 // password never: some servers take it for an anonymous login that succeeds.
 func plausible(c pop3.Credentials) bool {
+	if !plausibleName(c.User) {
+		return false
+	}
+	if token := c.Token.Reveal(); token != "" {
+		return len(token) <= maxTokenOctets && strings.IndexFunc(token, unicode.IsControl) < 0
+	}
 	password := c.Password.Reveal()
-	return c.User != "" && len(c.User) <= maxNameOctets && strings.IndexFunc(c.User, unicode.IsControl) < 0 &&
-		password != "" && len(password) <= maxPasswordOctets && !strings.Contains(password, "\x00")
+	return password != "" && len(password) <= maxPasswordOctets && !strings.Contains(password, "\x00")
+}
+
+func plausibleName(name string) bool {
+	return name != "" && len(name) <= maxNameOctets && strings.IndexFunc(name, unicode.IsControl) < 0
 }
 
 // A held maildrop belongs to one session until it is closed.

@@ -24,7 +24,11 @@ type Route struct {
 
 // account is whom the route takes a client for, if the upstream believes it.
 func (r *Route) account(c pop3.Credentials) Account {
-	return Account{Upstream: r.Upstream, Opener: r.Opener, Login: Expand(r.Login, c.User), Password: c.Password}
+	a := Account{Upstream: r.Upstream, Opener: r.Opener, Login: Expand(r.Login, c.User), Password: c.Password}
+	if c.Token.Reveal() != "" {
+		a.Tokens = upstream.GivenToken{Secret: c.Token}
+	}
+	return a
 }
 
 // Expand makes the name at an upstream from the name of a client: {user} is all

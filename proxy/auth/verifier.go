@@ -30,7 +30,8 @@ var ErrUnknown = errors.New("no such account")
 // password. A name that nobody has is no error: it has no keys and no texts.
 type Verifiers interface {
 	// SCRAM returns the keys of the passwords that open an account from this
-	// address.
+	// address. A name that nobody has, or that has no keys, has a salt and a
+	// count like any other, always the same.
 	SCRAM(ctx context.Context, name string, from netip.Addr) (SCRAM, error)
 
 	// Texts returns those passwords as they are, if they are kept, for the
