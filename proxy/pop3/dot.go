@@ -1,6 +1,9 @@
 package pop3
 
-import "io"
+import (
+	"bytes"
+	"io"
+)
 
 // nulStandIn replaces NUL, at which some clients stop reading or hang (Outlook
 // 2003). Dovecot sends the same for its outlook-no-nuls.
@@ -42,12 +45,14 @@ func (d *dotWriter) copy(r io.Reader) error {
 }
 
 func (d *dotWriter) write(p []byte) {
+	p = p[d.wholeLines(p):]
 	for len(p) > 0 && !d.full {
 		if d.cr {
 			d.cr = false
 			d.newline()
 			if p[0] == '\n' {
 				p = p[1:]
+				p = p[d.wholeLines(p):] // only here: no line is looked at in vain twice
 			}
 			continue
 		}
@@ -66,6 +71,38 @@ func (d *dotWriter) write(p []byte) {
 		}
 		p = p[end+1:]
 	}
+}
+
+// longLine is how many octets a line has at most, the CRLF included (RFC 5322
+// section 2.1.1). It bounds how far ahead wholeLines looks in vain.
+const longLine = 1000
+
+// wholeLines sends the lines at the beginning of p as most lines are: at a line's
+// beginning, to be sent in full, with CRLF and neither another CR nor a NUL. It
+// returns how many octets of p they are.
+func (d *dotWriter) wholeLines(p []byte) (n int) {
+	if d.cut || d.cr || d.inLine {
+		return 0
+	}
+	w := d.w
+	for n < len(p) {
+		end := bytes.IndexByte(p[n:min(len(p), n+longLine)], '\n')
+		if end < 1 || p[n+end-1] != '\r' {
+			return n
+		}
+		line := p[n : n+end+1]
+		if bytes.IndexByte(line, '\r') != end-1 || bytes.IndexByte(line, 0) >= 0 {
+			return n
+		}
+		w.reserve(1 + len(line))
+		if line[0] == '.' {
+			w.buf = append(w.buf, '.')
+		}
+		w.buf = append(w.buf, line...)
+		w.unsent.octets += int64(len(line))
+		n += len(line)
+	}
+	return n
 }
 
 // plain is how far p goes without a CR, LF or NUL. One pass for all three: a
