@@ -17,9 +17,21 @@ for package in $servers $clients $build; do
   esac
 done
 
+
+# Programs that may be there in another way than as Debian's package.
+while read -r program package; do
+  command -v "$program" >/dev/null || missing="$missing $package"
+done <<END
+node nodejs
+npm npm
+chromium chromium
+END
+
 if [ "$(id -u)" != 0 ]; then
   cyrus=${CYRUS_ROOT:-/opt/postern-cyrus}/.installed
   [ -e "$cyrus" ] || missing="$missing and Cyrus"
+  oidc=${OIDC_ROOT:-/opt/postern-oidc}/.installed
+  [ -e "$oidc" ] || missing="$missing and oidc-provider"
   [ -z "$missing" ] && exit 0
   echo "The tests need$missing. To install them: sudo $0" >&2
   echo "To run only what needs nothing installed: go test ./..." >&2
@@ -41,3 +53,4 @@ if [ -n "$missing" ]; then
   $apt install -y --no-install-recommends --no-upgrade $missing >/dev/null
 fi
 [ ! -e "$here/cyrus/install.sh" ] || "$here/cyrus/install.sh"
+[ ! -e "$here/oidc/install.sh" ] || "$here/oidc/install.sh"
