@@ -84,14 +84,11 @@ func (r *Request) Finish(ctx context.Context, answer url.Values) (Grant, error) 
 	if code == "" {
 		return Grant{}, ErrForeign
 	}
-	options := []oauth2.AuthCodeOption{oauth2.VerifierOption(r.verifier)}
-	proof, err := r.app.proof(Endpoints{TokenURL: r.config.Endpoint.TokenURL})
+	options, err := r.app.options(Endpoints{TokenURL: r.config.Endpoint.TokenURL})
 	if err != nil {
 		return Grant{}, err
 	}
-	for name := range proof {
-		options = append(options, oauth2.SetAuthURLParam(name, proof.Get(name)))
-	}
+	options = append(options, oauth2.VerifierOption(r.verifier))
 	ctx, end, err := r.app.begin(ctx)
 	if err != nil {
 		return Grant{}, err

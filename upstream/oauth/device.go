@@ -39,9 +39,12 @@ func (a *Application) BeginDevice(ctx context.Context) (*Device, error) {
 	if a.Flow != ByConsent || e.DeviceURL == "" {
 		return nil, fmt.Errorf("%w: %s takes no device codes", upstream.ErrRejected, a.Name)
 	}
-	options, err := a.deviceOptions(e)
+	options, err := a.options(e)
 	if err != nil {
 		return nil, err
+	}
+	if a.ClientSecret.Reveal() != "" { // the library does not send it here
+		options = append(options, oauth2.SetAuthURLParam("client_secret", a.ClientSecret.Reveal()))
 	}
 	asking, end, err := a.begin(ctx)
 	if err != nil {
@@ -53,19 +56,6 @@ func (a *Application) BeginDevice(ctx context.Context) (*Device, error) {
 		return nil, a.refused(err)
 	}
 	return d, d.bound()
-}
-
-// deviceOptions is what proves the application, where that is not the client id
-// alone.
-func (a *Application) deviceOptions(e Endpoints) (options []oauth2.AuthCodeOption, err error) {
-	proof, err := a.proof(e)
-	if a.ClientSecret.Reveal() != "" {
-		proof.Set("client_secret", a.ClientSecret.Reveal())
-	}
-	for name := range proof {
-		options = append(options, oauth2.SetAuthURLParam(name, proof.Get(name)))
-	}
-	return options, err
 }
 
 // bound keeps the provider's answer to what a person and a clock can bear.
@@ -86,7 +76,7 @@ func (d *Device) bound() error {
 // Wait asks until the person has answered, or the code has expired, and returns
 // what was granted.
 func (d *Device) Wait(ctx context.Context) (Grant, error) {
-	options, err := d.app.deviceOptions(Endpoints{TokenURL: d.config.Endpoint.TokenURL})
+	options, err := d.app.options(Endpoints{TokenURL: d.config.Endpoint.TokenURL})
 	if err != nil {
 		return Grant{}, err
 	}

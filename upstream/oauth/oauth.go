@@ -152,6 +152,15 @@ func (a *Application) proof(e Endpoints) (url.Values, error) {
 	}, nil
 }
 
+// options is the same, for the library's other requests.
+func (a *Application) options(e Endpoints) (options []oauth2.AuthCodeOption, err error) {
+	proof, err := a.proof(e)
+	for name := range proof {
+		options = append(options, oauth2.SetAuthURLParam(name, proof.Get(name)))
+	}
+	return options, err
+}
+
 // token makes one request for a token. The library's client credentials carry
 // any kind of grant, as long as it is named.
 func (a *Application) token(ctx context.Context, scopes []string, parameters url.Values) (*oauth2.Token, error) {
