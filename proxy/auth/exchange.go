@@ -12,25 +12,18 @@ import (
 	"postern/upstream"
 )
 
-// Mechanisms implements pop3.Exchanger. SCRAM is not for a listener that also
-// serves those whose passwords go to an upstream, unless it is asked for: most
-// clients take it wherever they see it, and it can let in none of these.
+// Mechanisms implements pop3.Exchanger.
 func (g *Gate) Mechanisms(c pop3.Client) []string {
 	if g.accounts == (nobody{}) {
 		return nil
 	}
 	var all []string
-	if c.Listed || !slices.ContainsFunc(g.routes, func(r Route) bool { return !r.AccountsOnly }) {
-		if exporter(c.TLS).IsSupported() {
-			all = append(all, "SCRAM-SHA-256-PLUS")
-		}
-		all = append(all, "SCRAM-SHA-256")
+	if exporter(c.TLS).IsSupported() {
+		all = append(all, "SCRAM-SHA-256-PLUS")
 	}
+	all = append(all, "SCRAM-SHA-256", "CRAM-MD5", "APOP")
 	if len(certified(c.TLS)) > 0 {
 		all = append(all, "EXTERNAL")
-	}
-	if c.Listed {
-		all = append(all, "CRAM-MD5", "APOP")
 	}
 	return all
 }

@@ -430,26 +430,22 @@ func TestMechanisms(t *testing.T) {
 	nameless := with12
 	nameless.VerifiedChains = [][]*x509.Certificate{{{}}}
 	accounts := &keepers{}
-	open, closed := []Route{{User: "*"}}, []Route{{User: "*", AccountsOnly: true}}
+	const always = "SCRAM-SHA-256 CRAM-MD5 APOP"
 	for name, c := range map[string]struct {
 		accounts Accounts
-		routes   []Route
-		client   pop3.Client
+		tls      *tls.ConnectionState
 		want     string
 	}{
-		"no accounts":                 {nil, open, pop3.Client{Listed: true, TLS: &certificate}, ""},
-		"accounts":                    {accounts, nil, pop3.Client{}, "SCRAM-SHA-256"},
-		"accounts, closed routes":     {accounts, closed, pop3.Client{}, "SCRAM-SHA-256"},
-		"accounts, open routes":       {accounts, open, pop3.Client{}, ""},
-		"listed":                      {accounts, open, pop3.Client{Listed: true}, "SCRAM-SHA-256 CRAM-MD5 APOP"},
-		"TLS 1.3":                     {accounts, nil, pop3.Client{TLS: &with13}, "SCRAM-SHA-256-PLUS SCRAM-SHA-256"},
-		"TLS 1.2":                     {accounts, nil, pop3.Client{TLS: &with12}, "SCRAM-SHA-256"},
-		"a certificate":               {accounts, open, pop3.Client{TLS: &certificate}, "EXTERNAL"},
-		"a certificate not verified":  {accounts, open, pop3.Client{TLS: &unverified}, ""},
-		"a certificate without names": {accounts, open, pop3.Client{TLS: &nameless}, ""},
+		"no accounts":                 {nil, &certificate, ""},
+		"no TLS":                      {accounts, nil, always},
+		"TLS 1.2":                     {accounts, &with12, always},
+		"TLS 1.3":                     {accounts, &with13, "SCRAM-SHA-256-PLUS " + always},
+		"a certificate":               {accounts, &certificate, always + " EXTERNAL"},
+		"a certificate not verified":  {accounts, &unverified, always},
+		"a certificate without names": {accounts, &nameless, always},
 	} {
-		g := New(Options{Locker: state.Off(), Accounts: c.accounts, Routes: c.routes})
-		if got := strings.Join(g.Mechanisms(c.client), " "); got != c.want {
+		g := New(Options{Locker: state.Off(), Accounts: c.accounts})
+		if got := strings.Join(g.Mechanisms(pop3.Client{TLS: c.tls}), " "); got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}

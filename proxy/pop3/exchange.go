@@ -30,11 +30,6 @@ type Client struct {
 	// if the listener asked for one and trusts it.
 	TLS *tls.ConnectionState
 
-	// Listed tells that the listener names the mechanisms that it allows.
-	// Without that, a mechanism that cannot serve every user of the listener is
-	// not for it: clients choose it for them all.
-	Listed bool
-
 	// Timestamp is what the greeting showed for APOP; empty if it did not.
 	Timestamp string
 }

@@ -145,7 +145,7 @@ func (s *session) next(ctx context.Context, x Exchange, response []byte) (reply,
 
 // client is the client, as far as its connection tells.
 func (s *session) client() Client {
-	c := Client{Remote: s.remote, Session: s.id, Listed: s.server.Mechanisms != nil, Timestamp: s.timestamp}
+	c := Client{Remote: s.remote, Session: s.id, Timestamp: s.timestamp}
 	if s.tlsVersion != 0 {
 		state := s.wire.conn.(tlsConn).ConnectionState()
 		c.TLS = &state
@@ -153,10 +153,12 @@ func (s *session) client() Client {
 	return c
 }
 
-// unlisted are the ways to log in at a listener that names none. XOAUTH2 and
-// OAUTHBEARER are of use only where the upstream takes tokens; CRAM-MD5 and APOP
-// need passwords that are kept as they are.
-var unlisted = []string{"USER", "PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL"}
+// unlisted are the ways to log in at a listener that names none: those that
+// serve every user, or none that does not ask for it. Most clients take SCRAM,
+// CRAM-MD5 and APOP wherever they see them, and these let in only those whose
+// passwords are kept for that. XOAUTH2 and OAUTHBEARER are of use where the
+// upstream takes tokens.
+var unlisted = []string{"USER", "PLAIN", "LOGIN", "EXTERNAL"}
 
 // allows tells whether the listener lets clients log in that way.
 func (s *session) allows(mechanism string) bool {
