@@ -134,6 +134,12 @@ func listenerText(l config.Listener) string {
 		config.TLSSTLS:     "POP3, TLS on request (STLS)",
 		config.TLSImplicit: "POP3 with TLS from the start",
 	}[l.TLS]
+	if l.Mechanisms != nil {
+		text += "; login by " + strings.Join(l.Mechanisms, ", ")
+	}
+	if l.ClientCA != "" {
+		text += "; client certificates from " + l.ClientCA
+	}
 	if l.TLS == config.TLSImplicit {
 		return text
 	}

@@ -27,7 +27,7 @@ func TestCheckExplainsTheFile(t *testing.T) {
 listeners:
   - {address: "127.0.0.1:1110", plaintext_login: [127.0.0.0/8, 10.1.0.0/16]}
   - {address: ":110", tls: stls, certificate: %[1]q, key: %[2]q, plaintext_login: []}
-  - {address: ":995", tls: implicit, certificate: %[1]q, key: %[2]q}
+  - {address: ":995", tls: implicit, certificate: %[1]q, key: %[2]q, mechanisms: [user, external], client_ca: %[1]q}
 admin: {address: "127.0.0.1:9110"}
 upstreams:
   office: {protocol: imap, address: "imap.example.org:993"}

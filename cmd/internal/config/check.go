@@ -82,6 +82,7 @@ func (l Listener) check(d *decoder, path string) {
 	case l.TLS == TLSOff && !d.has(path+".plaintext_login") && l.Address != "" && !isLoopback(l.Address):
 		d.warn(path+".plaintext_login", "without it, and with tls: off, only this machine can log in")
 	}
+	l.checkMechanisms(d, path)
 	for i, network := range l.PlaintextLogin {
 		if network.Bits() == 0 {
 			d.warn(item(path+".plaintext_login", i), "everybody may send passwords in the clear")
@@ -254,6 +255,7 @@ func (c *Config) checkFiles(d *decoder) {
 		if l.Certificate != "" && l.Key != "" {
 			l.checkFiles(d, item("listeners", i))
 		}
+		l.checkClientCA(d, item("listeners", i))
 	}
 	for _, u := range c.Upstreams {
 		if u.CAFile == "" {

@@ -64,6 +64,9 @@ type Listener struct {
 
 	// PlaintextLogin are the networks that may log in without TLS; never nil.
 	PlaintextLogin []netip.Prefix
+
+	Mechanisms []string // ways to log in; nil for those that suit every client
+	ClientCA   string   // PEM file: who certifies clients; "" asks for no certificates
 }
 
 // Admin is the operator's HTTP listener.
@@ -222,6 +225,7 @@ func (c *Config) resolve(dir string) {
 	for i := range c.Listeners {
 		join(&c.Listeners[i].Certificate)
 		join(&c.Listeners[i].Key)
+		join(&c.Listeners[i].ClientCA)
 	}
 	for i := range c.Upstreams {
 		join(&c.Upstreams[i].CAFile)

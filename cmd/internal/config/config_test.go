@@ -138,6 +138,8 @@ listeners:
     certificate: c.pem
     key: ${KEY}.pem
     plaintext_login: [192.0.2.1, "2001:db8::/32"]
+    mechanisms: [user, scram-sha-256, external]
+    client_ca: ca.pem
 admin: {address: "localhost:9110"}
 state: {path: state, removals_kept: 31d, cache: 3MiB}
 upstreams:
@@ -188,7 +190,8 @@ routes:
 			WriteTimeout: 330 * time.Second, Errors: 6, LoginAttempts: 7, LoginDelay: 8 * time.Second, WarmConnections: 9},
 		ShutdownTimeout: 9 * time.Second,
 		Listeners: []Listener{{Address: "[::1]:110", TLS: "stls", Certificate: "/etc/postern/c.pem", Key: "/etc/postern/k.pem",
-			PlaintextLogin: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")}}},
+			PlaintextLogin: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")},
+			Mechanisms:     []string{"user", "scram-sha-256", "external"}, ClientCA: "/etc/postern/ca.pem"}},
 		Admin: Admin{"localhost:9110"},
 		Upstreams: []Upstream{
 			{Name: "i", Protocol: "imap", Address: "imap.example.org:143", TLS: "starttls", ServerName: "mail.example.org",

@@ -54,6 +54,7 @@ listeners:
   - {address: ":1995", tls: implicit, certificate: cert.pem, key: key.pem}
   - {address: ":2995", tls: implicit, certificate: cert.pem, key: key2.pem}
   - {address: ":3995", tls: implicit, certificate: absent.pem, key: absent-key.pem}
+  - {address: ":4995", tls: implicit, certificate: cert.pem, key: key.pem, client_ca: notes.txt}
 upstreams:
   good: {protocol: imap, address: "imap.example.org:993", ca_file: cert.pem}
   junk: {protocol: imap, address: "imap.example.org:993", ca_file: notes.txt}
@@ -69,8 +70,9 @@ routes: [{user: "a*", upstream: good}, {user: "b*", upstream: junk}, {user: "*",
 postern.yaml:4: listeners[1].certificate: does not go with the key: tls: private key does not match public key
 postern.yaml:5: listeners[2].certificate: cannot read absent.pem: no such file or directory
 postern.yaml:5: listeners[2].key: cannot read absent-key.pem: no such file or directory
-postern.yaml:8: upstreams.junk.ca_file: no certificate in notes.txt: it must hold PEM
-postern.yaml:9: upstreams.gone.ca_file: cannot read absent.pem: no such file or directory`)
+postern.yaml:6: listeners[3].client_ca: no certificate in notes.txt: it must hold PEM
+postern.yaml:9: upstreams.junk.ca_file: no certificate in notes.txt: it must hold PEM
+postern.yaml:10: upstreams.gone.ca_file: cannot read absent.pem: no such file or directory`)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("faults (-want +got):\n%s", diff)
 	}

@@ -45,6 +45,8 @@ func (l *Listener) fields() []field {
 		{"certificate", into(&l.Certificate, text)},
 		{"key", into(&l.Key, text)},
 		{"plaintext_login", listInto(&l.PlaintextLogin, network)},
+		{"mechanisms", listInto(&l.Mechanisms, mechanism)},
+		{"client_ca", into(&l.ClientCA, text)},
 	}
 }
 
