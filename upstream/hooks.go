@@ -17,6 +17,10 @@ type Hooks struct {
 	RoundTrip func()
 	// Octets: so many octets were received and sent, before TLS and compression.
 	Octets func(received, sent int)
+	// Session: a session ended that had logged in. From the login on, it took so
+	// many requests whose answers had to be waited for, and brought and sent so
+	// many octets in all, before TLS and compression.
+	Session func(roundTrips int, octets int64)
 	// ReadAhead: a message was asked for after the first of a session; hit
 	// tells whether it was on its way already.
 	ReadAhead func(hit bool)

@@ -61,7 +61,7 @@ func (g *gateway) wire(u config.Upstream, s config.State, counts *metrics.Metric
 		log:     g.log.With("upstream", u.Name),
 	}
 	if !s.Off {
-		w.listings = counts.Listings(u.Name, listings{g.store, u.Name})
+		w.listings = listings{g.store, u.Name}
 	}
 	return w, nil
 }

@@ -33,28 +33,6 @@ func (m *Metrics) Purged(name string) func(messages int) {
 	return func(messages int) { purged.Add(float64(messages)) }
 }
 
-// Listings returns a cache that counts how often c has a listing.
-func (m *Metrics) Listings(name string, c upstream.ListingCache) upstream.ListingCache {
-	each(cacheResults, func(r string) { m.table.listings.WithLabelValues(name, r) })
-	return &listings{c, m.table, name}
-}
-
-type listings struct {
-	upstream.ListingCache
-	table *table
-	name  string
-}
-
-func (l *listings) Load(ctx context.Context, account, key string) []byte {
-	listing := l.ListingCache.Load(ctx, account, key)
-	result := "hit"
-	if listing == nil {
-		result = "miss"
-	}
-	l.table.listings.WithLabelValues(l.name, result).Inc()
-	return listing
-}
-
 // Journal returns a journal that counts the removals that j records: a removal
 // by the policy of its intent, and an intent as resumed if another session
 // than the one that began it ended it.

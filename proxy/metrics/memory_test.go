@@ -9,18 +9,15 @@ import (
 	"postern/upstream"
 )
 
-// A memory is a journal and a cache that answer as they are told.
+// A memory is a journal that answers as it is told.
 type memory struct {
 	pending []upstream.Intent
 	err     error
-	listing []byte
 }
 
 func (m memory) Begin(context.Context, upstream.Intent) (int64, error)      { return 7, m.err }
 func (m memory) End(context.Context, int64, []upstream.Removal) error       { return m.err }
 func (m memory) Pending(context.Context, string) ([]upstream.Intent, error) { return m.pending, m.err }
-func (m memory) Load(context.Context, string, string) []byte                { return m.listing }
-func (m memory) Save(_ context.Context, _, _ string, _ []byte)              {}
 
 func wantLines(t *testing.T, m *Metrics, want ...string) {
 	t.Helper()
@@ -87,21 +84,14 @@ func TestOpenIntentsAreBounded(t *testing.T) {
 	}
 }
 
-func TestListingsAndLedgersAreCounted(t *testing.T) {
+func TestLedgersAreCounted(t *testing.T) {
 	m, _, _ := full()
-	ctx := t.Context()
-	m.Listings("office", memory{}).Load(ctx, "ann", "INBOX")
-	if got := string(m.Listings("office", memory{listing: []byte("x")}).Load(ctx, "ann", "INBOX")); got != "x" {
-		t.Errorf("listing %q, want x", got)
-	}
 	l := m.Ledger("office")
 	l.Churned()
 	l.Rebound(40)
 	l.Failed(errors.New("damaged"))
 	m.Purged("office")(5)
 	wantLines(t, m,
-		`postern_listings_cached_total{result="hit",upstream="office"} 1`,
-		`postern_listings_cached_total{result="miss",upstream="office"} 1`,
 		`postern_uidl_churn_refused_total{upstream="office"} 1`,
 		`postern_uidls_rebound_total{upstream="office"} 40`,
 		`postern_uidl_ledger_failed_total{upstream="office"} 1`,

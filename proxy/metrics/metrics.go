@@ -28,7 +28,7 @@ func New(version string) *Metrics {
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m := &Metrics{registry: r, table: newTable(r)}
 	m.table.buildInfo.WithLabelValues(version, runtime.Version()).Set(1)
-	for _, c := range commands {
+	for _, c := range pop3.Commands() {
 		m.table.commandSeconds.WithLabelValues(c)
 	}
 	return m
@@ -108,6 +108,15 @@ func (m *Metrics) Upstream(name, protocol string) upstream.Hooks {
 		octetsReceived = t.upstreamReceived.WithLabelValues(name, protocol)
 		octetsSent     = t.upstreamSent.WithLabelValues(name, protocol)
 	)
+	var (
+		sessionTrips  = t.upstreamSessionTrips.WithLabelValues(name, protocol)
+		sessionOctets = t.upstreamSessionBytes.WithLabelValues(name, protocol)
+		wasted        = t.readAheadWasted.WithLabelValues(name, protocol)
+		spilled       = t.readAheadSpilled.WithLabelValues(name, protocol)
+		readAhead     = hits(t.readAhead, name, protocol)
+		listings      = hits(t.listings, name, protocol)
+		warm          = hits(t.warm, name, protocol)
+	)
 	t.heldBack.WithLabelValues(name)
 	each(upstream.Kinds(), func(k string) { t.upstreamFailed.WithLabelValues(name, protocol, k) })
 	each(results, func(r string) { t.upstreamLogins.WithLabelValues(name, protocol, r) })
@@ -131,6 +140,27 @@ func (m *Metrics) Upstream(name, protocol string) upstream.Hooks {
 			octetsReceived.Add(float64(received))
 			octetsSent.Add(float64(sent))
 		},
+		Session: func(roundTrips int, octets int64) {
+			sessionTrips.Observe(float64(roundTrips))
+			sessionOctets.Observe(float64(octets))
+		},
+		ReadAhead:    readAhead,
+		Wasted:       func(octets int64) { wasted.Add(float64(octets)) },
+		Spilled:      func(octets int64) { spilled.Add(float64(octets)) },
+		ListingCache: listings,
+		WarmReuse:    warm,
+	}
+}
+
+// hits returns what counts hits and misses.
+func hits(v *prometheus.CounterVec, name, protocol string) func(hit bool) {
+	hit, miss := v.WithLabelValues(name, protocol, "hit"), v.WithLabelValues(name, protocol, "miss")
+	return func(is bool) {
+		if is {
+			hit.Inc()
+		} else {
+			miss.Inc()
+		}
 	}
 }
 

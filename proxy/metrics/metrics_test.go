@@ -27,7 +27,6 @@ func full() (*Metrics, pop3.Hooks, upstream.Hooks) {
 	m.LogDropped(func() uint64 { return 7 })
 	m.Ledger("office")
 	m.Purged("office")
-	m.Listings("office", memory{})
 	m.Journal("office", memory{})
 	return m, m.Sessions(":995"), m.Upstream("office", "imap")
 }
@@ -99,7 +98,7 @@ func TestSeriesAreClosed(t *testing.T) {
 	m, session, up := full()
 	before := series(t, m)
 	failures := []error{nil, upstream.ErrAuth, upstream.ErrBusy, errors.New("anything"), fmt.Errorf("x: %w", upstream.ErrRejected)}
-	for i, name := range commands {
+	for i, name := range pop3.Commands() {
 		for _, result := range commandResults {
 			session.Command(name, result, time.Millisecond)
 		}
@@ -121,6 +120,14 @@ func TestSeriesAreClosed(t *testing.T) {
 	}
 	up.RoundTrip()
 	up.Octets(10, 20)
+	up.Session(3, 4000)
+	up.Wasted(1)
+	up.Spilled(2)
+	for _, hit := range []bool{true, false} {
+		up.ReadAhead(hit)
+		up.ListingCache(hit)
+		up.WarmReuse(hit)
+	}
 	up.Disconnected()
 	m.HeldBack("office")
 	if after := series(t, m); after != before {
@@ -148,6 +155,16 @@ func TestCounts(t *testing.T) {
 	up.RoundTrip()
 	up.Octets(100, 20)
 	up.Octets(1, 2)
+	up.Session(2, 300)
+	up.Session(5, 1<<20)
+	up.Wasted(30)
+	up.Wasted(4)
+	up.Spilled(5)
+	for _, hit := range []bool{true, true, false} {
+		up.ReadAhead(hit)
+		up.ListingCache(hit)
+		up.WarmReuse(!hit)
+	}
 
 	page := scrape(t, m)
 	for _, want := range []string{
@@ -182,6 +199,16 @@ func TestCounts(t *testing.T) {
 		`postern_upstream_round_trips_total{protocol="imap",upstream="office"} 1`,
 		`postern_upstream_received_bytes_total{protocol="imap",upstream="office"} 101`,
 		`postern_upstream_sent_bytes_total{protocol="imap",upstream="office"} 22`,
+		`postern_upstream_session_round_trips_bucket{protocol="imap",upstream="office",le="2"} 1`,
+		`postern_upstream_session_round_trips_sum{protocol="imap",upstream="office"} 7`,
+		`postern_upstream_session_bytes_bucket{protocol="imap",upstream="office",le="1024"} 1`,
+		`postern_upstream_session_bytes_count{protocol="imap",upstream="office"} 2`,
+		`postern_read_ahead_total{protocol="imap",result="hit",upstream="office"} 2`,
+		`postern_read_ahead_total{protocol="imap",result="miss",upstream="office"} 1`,
+		`postern_read_ahead_wasted_bytes_total{protocol="imap",upstream="office"} 34`,
+		`postern_read_ahead_spilled_bytes_total{protocol="imap",upstream="office"} 5`,
+		`postern_listings_kept_total{protocol="imap",result="hit",upstream="office"} 2`,
+		`postern_warm_logins_total{protocol="imap",result="miss",upstream="office"} 2`,
 	} {
 		if !slices.Contains(page, want) {
 			t.Errorf("no line %s", want)

@@ -16,10 +16,6 @@ import (
 // testdata/metrics.txt is the same for readers, and a test compares them.
 
 var (
-	// commands are the values of the label command.
-	commands = []string{"AUTH", "CAPA", "DELE", "LANG", "LIST", "NOOP", "PASS", "QUIT",
-		"RETR", "RSET", "STAT", "STLS", "TOP", "UIDL", "USER", "UTF8", "unknown"}
-
 	// commandResults: cut is an answer that broke off.
 	commandResults = []string{"ok", "err", "cut"}
 
@@ -37,9 +33,6 @@ var (
 	policies = []string{upstream.DeleteExpunge.String(), upstream.DeleteTrash.String(), upstream.DeleteArchive.String(),
 		upstream.DeleteFlag.String(), upstream.DeleteNever.String(), "unknown"}
 
-	// cacheResults: whether a listing was in the cache.
-	cacheResults = []string{"hit", "miss"}
-
 	// results are what a login comes to.
 	results = append([]string{"ok"}, upstream.Kinds()...)
 )
@@ -51,6 +44,13 @@ var (
 	commandBuckets = []float64{.0001, .001, .005, .025, .1, .25, .5, 1, 2.5, 10, 60}
 	loginBuckets   = []float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 40}
 	sessionBuckets = []float64{.1, .5, 1, 5, 15, 60, 300, 1800, 7200}
+)
+
+// Buckets of what a session takes upstream: a poll a few round trips and some
+// hundred octets, a drain as many as there is mail.
+var (
+	tripBuckets  = []float64{1, 2, 3, 4, 6, 10, 30, 100, 1000}
+	octetBuckets = []float64{256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20, 4 << 30}
 )
 
 // A table holds every collector.
@@ -82,7 +82,6 @@ type table struct {
 	uidlRebound   *prometheus.CounterVec
 	uidlChurned   *prometheus.CounterVec
 	ledgerFailed  *prometheus.CounterVec
-	listings      *prometheus.CounterVec
 
 	upstreamOpen           *prometheus.GaugeVec
 	upstreamOpened         *prometheus.CounterVec
@@ -93,6 +92,14 @@ type table struct {
 	upstreamRoundTrips     *prometheus.CounterVec
 	upstreamReceived       *prometheus.CounterVec
 	upstreamSent           *prometheus.CounterVec
+	upstreamSessionTrips   *prometheus.HistogramVec
+	upstreamSessionBytes   *prometheus.HistogramVec
+
+	readAhead        *prometheus.CounterVec
+	readAheadWasted  *prometheus.CounterVec
+	readAheadSpilled *prometheus.CounterVec
+	listings         *prometheus.CounterVec
+	warm             *prometheus.CounterVec
 }
 
 func newTable(r prometheus.Registerer) *table {
@@ -126,7 +133,6 @@ func newTable(r prometheus.Registerer) *table {
 		uidlRebound:   f.counter("uidls_rebound_total", "Messages that kept their unique-id although the upstream calls them by another name now.", "upstream"),
 		uidlChurned:   f.counter("uidl_churn_refused_total", "Logins refused because their client would have downloaded its mailbox again.", "upstream"),
 		ledgerFailed:  f.counter("uidl_ledger_failed_total", "Times that a ledger of unique-ids could not be read or written.", "upstream"),
-		listings:      f.counter("listings_cached_total", "Logins that found a listing of their mailbox in the cache, or missed one.", "upstream", "result"),
 
 		upstreamOpen:           f.gauge("upstream_connections_open", "Upstream connections now open.", up...),
 		upstreamOpened:         f.counter("upstream_connections_opened_total", "Upstream connections opened, TLS and greeting included.", up...),
@@ -137,6 +143,14 @@ func newTable(r prometheus.Registerer) *table {
 		upstreamRoundTrips:     f.counter("upstream_round_trips_total", "Requests to the upstream whose answer was waited for.", up...),
 		upstreamReceived:       f.counter("upstream_received_bytes_total", "Octets received from the upstream, before TLS and compression.", up...),
 		upstreamSent:           f.counter("upstream_sent_bytes_total", "Octets sent to the upstream, before TLS and compression.", up...),
+		upstreamSessionTrips:   f.histogram("upstream_session_round_trips", "Requests whose answer a session waited for, its login included.", tripBuckets, up...),
+		upstreamSessionBytes:   f.histogram("upstream_session_bytes", "Octets that a session received from and sent to the upstream, its login included.", octetBuckets, up...),
+
+		readAhead:        f.counter("read_ahead_total", "Messages asked for by clients, but for the first of a session: hit if they were on their way already.", "upstream", "protocol", "result"),
+		readAheadWasted:  f.counter("read_ahead_wasted_bytes_total", "Octets read ahead that no client asked for.", up...),
+		readAheadSpilled: f.counter("read_ahead_spilled_bytes_total", "Octets read ahead that went to disk for a while.", up...),
+		listings:         f.counter("listings_kept_total", "Mailboxes opened: hit if the listing of an earlier session made up for listing them anew.", "upstream", "protocol", "result"),
+		warm:             f.counter("warm_logins_total", "Logins where upstream connections are kept warm: hit if one served.", "upstream", "protocol", "result"),
 	}
 }
 
@@ -172,7 +186,7 @@ func (t *table) listen(name string) {
 	for _, v := range versions {
 		t.tls.WithLabelValues(name, v)
 	}
-	for _, c := range commands {
+	for _, c := range pop3.Commands() {
 		each(commandResults, func(r string) { t.commands.WithLabelValues(name, c, r) })
 	}
 }

@@ -92,6 +92,16 @@ func init() {
 	}
 }
 
+// Commands are the names of all commands, as Hooks tells them, and the one that
+// stands for every other.
+func Commands() []string {
+	names := []string{unknown.name}
+	for _, c := range commands {
+		names = append(names, c.name)
+	}
+	return names
+}
+
 // split takes a line apart at its first space.
 func split(line []byte) (verb, arg []byte) {
 	verb, arg, _ = bytes.Cut(line, []byte{' '})

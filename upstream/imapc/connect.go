@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -35,6 +36,8 @@ type conn struct {
 	snapshot   *listing             // of the mailbox, if it is known to be as it was
 	identified bool                 // said who we are
 	flight     flight
+	trips      atomic.Int64  // round trips, see cost
+	paid       cost          // of it, earlier sessions
 	rtt        time.Duration // the shortest that a round trip has taken; 0: none has
 }
 
@@ -192,9 +195,18 @@ func (c *conn) ask(ctx context.Context, a await, command string, line func([]byt
 
 func ignore([]byte) error { return nil }
 
+// A cost is what a connection or a session has taken.
+type cost struct{ trips, octets int64 }
+
+// cost is what the session has taken of the connection.
+func (c *conn) cost() cost {
+	return cost{c.trips.Load() - c.paid.trips, c.g.passed.Load() - c.paid.octets}
+}
+
 // roundTrip counts a round trip, and times it until the returned function is
 // called.
 func (c *conn) roundTrip() (end func()) {
+	c.trips.Add(1)
 	if c.o.Hooks.RoundTrip != nil {
 		c.o.Hooks.RoundTrip()
 	}

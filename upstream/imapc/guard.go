@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"postern/upstream"
@@ -42,6 +43,7 @@ type guard struct {
 	socket net.Conn // closed without a word, so that closing never waits
 	write  time.Duration
 	hooks  upstream.Hooks
+	passed atomic.Int64 // octets, both ways
 
 	writing sync.Mutex // lines do not mix
 
@@ -188,9 +190,7 @@ func (g *guard) receive(p []byte) (int, error) {
 	if err == nil {
 		n, err = g.conn.Read(p)
 	}
-	if n > 0 && g.hooks.Octets != nil {
-		g.hooks.Octets(n, 0)
-	}
+	g.count(n, 0)
 	switch {
 	case n > 0 && err != nil:
 		g.late = err // what it means is known after these octets
@@ -358,13 +358,18 @@ func (g *guard) Write(p []byte) (int, error) {
 	}
 	g.conn.SetWriteDeadline(time.Now().Add(g.write))
 	n, err := g.conn.Write(p)
-	if n > 0 && g.hooks.Octets != nil {
-		g.hooks.Octets(0, n)
-	}
+	g.count(0, n)
 	if err != nil {
 		return n, g.fail(err)
 	}
 	return n, nil
+}
+
+func (g *guard) count(received, sent int) {
+	g.passed.Add(int64(received + sent))
+	if received+sent > 0 && g.hooks.Octets != nil {
+		g.hooks.Octets(received, sent)
+	}
 }
 
 // Close implements net.Conn. It does not wait.

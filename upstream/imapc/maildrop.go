@@ -35,6 +35,7 @@ type maildrop struct {
 	body   *body // open
 	calls  int   // under way
 	closed bool
+	spent  cost // on connections that were lost
 }
 
 func newMaildrop(u *Upstream, account upstream.Account, c *conn) *maildrop {
@@ -128,6 +129,7 @@ func (d *maildrop) connection(ctx context.Context) (*conn, error) {
 		return nil, fmt.Errorf("reconnect: UIDVALIDITY %d, was %d: %w", c.box.uidValidity, d.uidValidity, upstream.ErrChanged)
 	}
 	d.mu.Lock()
+	d.lose(d.c)
 	d.c = c
 	d.mu.Unlock()
 	if d.life.Err() != nil {
@@ -194,9 +196,15 @@ func (d *maildrop) Close() error {
 	d.mu.Lock()
 	c, b, idle, again := d.c, d.body, d.calls == 0, d.closed
 	d.body, d.closed = nil, true
+	if !again {
+		d.lose(c)
+	}
 	d.mu.Unlock()
 	if again {
 		return nil // the connection may be another session's by now
+	}
+	if hook := d.u.o.Hooks.Session; hook != nil {
+		hook(int(d.spent.trips), d.spent.octets)
 	}
 	d.leave()
 	if b != nil || c.flight.octets.Load() > maxDrain {
@@ -214,6 +222,14 @@ func (d *maildrop) Close() error {
 // park keeps the connection for the next session, if that can be.
 func (d *maildrop) park(c *conn) bool {
 	return d.u.o.Warm > 0 && d.u.o.Stable.park(d.u, d.account.User, c, d.toKeep)
+}
+
+// lose adds up what the session has taken of a connection that it gives up. d.mu
+// is held.
+func (d *maildrop) lose(c *conn) {
+	took := c.cost()
+	d.spent.trips += took.trips
+	d.spent.octets += took.octets
 }
 
 // call counts a call under way, until the returned function is called. After

@@ -275,6 +275,7 @@ func (u *Upstream) reopen(ctx context.Context, account upstream.Account) *conn {
 // now: in one round trip, unless the server tells only then that it has changed.
 func (p *parked) wake(ctx context.Context) error {
 	c := p.c
+	c.paid = cost{c.trips.Load(), c.g.passed.Load()}
 	if err := c.g.endIdle(ctx, warmWait); err != nil {
 		return err
 	}

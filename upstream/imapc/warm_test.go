@@ -49,12 +49,18 @@ func TestWarmConnectionIsUsedAgain(t *testing.T) {
 		t.Run("with"+caps, func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fake) {
 				f.caps += caps
-				var trips, hits, listings atomic.Int64
+				var trips, hits, took atomic.Int64
 				f.options.Warm = time.Minute
 				f.options.Hooks.RoundTrip = func() { trips.Add(1) }
 				f.options.Hooks.WarmReuse = func(hit bool) {
 					if hit {
 						hits.Add(1)
+					}
+				}
+				f.options.Hooks.Session = func(trips int, octets int64) {
+					took.Add(int64(trips))
+					if octets < 20*int64(trips) || octets > 500*int64(trips) {
+						t.Errorf("a session of %d octets in %d round trips", octets, trips)
 					}
 				}
 				u := f.upstream()
@@ -73,7 +79,6 @@ func TestWarmConnectionIsUsedAgain(t *testing.T) {
 					f.deliver(uint32(20 + k)) // before the server idles
 					time.Sleep(10 * time.Second)
 					poll(5+k, 1, changed)
-					listings.Add(1)
 				}
 				time.Sleep(10 * time.Second)
 				f.take(3)
@@ -82,6 +87,9 @@ func TestWarmConnectionIsUsedAgain(t *testing.T) {
 				poll(8, 1, 1)
 				if hits.Load() != 12 {
 					t.Errorf("%d hits, want 12", hits.Load())
+				}
+				if trips.Load() != took.Load() {
+					t.Errorf("%d round trips, and the sessions took %d", trips.Load(), took.Load())
 				}
 				if got := f.sent("SELECT"); len(got) != 7 {
 					t.Errorf("the mailbox was selected %d times, want once for each change and once before", len(got))

@@ -127,6 +127,7 @@ func (u *Upstream) Open(ctx context.Context, account upstream.Account) (upstream
 	if err != nil {
 		return nil, fmt.Errorf("jmap login: %w", err)
 	}
+	d.opened = true
 	return d, nil
 }
 

@@ -115,7 +115,11 @@ func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("list: %w", err)
 	}
-	if l := d.relist(ctx); l != nil {
+	l := d.relist(ctx)
+	if hook := d.u.o.Hooks.ListingCache; hook != nil && d.u.o.Listings != nil {
+		hook(l != nil)
+	}
+	if l != nil {
 		return l, nil
 	}
 	err := errMoved

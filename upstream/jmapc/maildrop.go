@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync/atomic"
 
 	"git.sr.ht/~rockorager/go-jmap"
 	"git.sr.ht/~rockorager/go-jmap/mail/mailbox"
@@ -23,6 +24,8 @@ type maildrop struct {
 	wire    wire             // to fetch the session with
 	ctx     context.Context
 	cancel  context.CancelFunc
+	opened  bool // for somebody
+	closed  atomic.Bool
 
 	session *session
 	stale   bool          // the server has another session object now
@@ -62,6 +65,9 @@ func newMaildrop(u *Upstream, w wire, account upstream.Account) *maildrop {
 // Fetch, which then fails.
 func (d *maildrop) Close() error {
 	d.cancel()
+	if hook := d.u.o.Hooks.Session; hook != nil && d.opened && d.closed.CompareAndSwap(false, true) {
+		hook(int(d.wire.cost.trips.Load()), d.wire.cost.octets.Load())
+	}
 	return nil
 }
 

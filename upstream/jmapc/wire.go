@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"postern/upstream"
@@ -30,10 +31,17 @@ type wire struct {
 	proof   proof
 	session *url.URL // where the session object is
 	origins []string // who is told the credentials; nobody else is asked anything
+	cost    *cost
+}
+
+// A cost is what a session has taken.
+type cost struct {
+	trips  atomic.Int64
+	octets atomic.Int64 // of requests and answers, without their headers
 }
 
 func newWire(u *Upstream, p proof, session *url.URL) wire {
-	return wire{u: u, proof: p, session: session, origins: []string{origin(session)}}
+	return wire{u: u, proof: p, session: session, origins: []string{origin(session)}, cost: new(cost)}
 }
 
 // origin is what of a URL decides who is talked to (RFC 6454 section 4).
@@ -82,11 +90,13 @@ func (s sender) RoundTrip(r *http.Request) (*http.Response, error) {
 		defer answer.Body.Close()
 		return nil, newHTTPError(answer)
 	}
-	answer.Body = &limitedBody{answer.Body, s.limit}
+	answer.Body = &limitedBody{answer.Body, s.limit, &s.cost.octets}
 	return answer, nil
 }
 
 func (s sender) send(r *http.Request) (*http.Response, error) {
+	s.cost.trips.Add(1)
+	s.cost.octets.Add(max(0, r.ContentLength))
 	if s.u.o.Hooks.RoundTrip != nil {
 		s.u.o.Hooks.RoundTrip()
 	}
@@ -106,6 +116,7 @@ var errTooLong = errors.New("answer too long")
 type limitedBody struct {
 	io.ReadCloser
 	left int64
+	read *atomic.Int64 // counts all
 }
 
 func (b *limitedBody) Read(p []byte) (int, error) {
@@ -113,6 +124,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 		p = p[:b.left+1]
 	}
 	n, err := b.ReadCloser.Read(p)
+	b.read.Add(int64(n))
 	if b.left -= int64(n); b.left < 0 {
 		return 0, errTooLong
 	}
