@@ -57,6 +57,12 @@ type Fault struct {
 	Do    Do
 	Reply string // of Refuse: what follows the tag
 	After func() // called once the command is carried out, before it is answered
+
+	Rewrite func(answer string) string // makes another answer of the server's
+
+	// Speak answers instead of the server, which does nothing; false ends the
+	// connection.
+	Speak func(tag string, conn io.ReadWriter) bool
 }
 
 // Do is what is done with a command.
@@ -85,6 +91,16 @@ func (s *Server) Dial(context.Context, string, string) (net.Conn, error) {
 	s.mu.Unlock()
 	go c.serve()
 	return client, nil
+}
+
+// Bye says goodbye on every connection that is open, and closes it.
+func (s *Server) Bye(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut(func(c *conn) bool {
+		fmt.Fprintf(c, "* BYE %s\r\n", text)
+		return true
+	})
 }
 
 // Cut closes every connection that is open. What was not carried out by then
@@ -183,6 +199,9 @@ func (c *conn) step(tag, command string) bool {
 		at.Account = c.account.name
 	}
 	f := c.s.Fault(at)
+	if f.Speak != nil {
+		return f.Speak(tag, c)
+	}
 	if f.Do == DropBefore || !c.obey(tag, verb, args, command, f) {
 		return false
 	}
@@ -190,6 +209,9 @@ func (c *conn) step(tag, command string) bool {
 		f.After()
 	}
 	answer := c.out.Bytes()
+	if f.Rewrite != nil {
+		answer = []byte(f.Rewrite(c.out.String()))
+	}
 	switch f.Do {
 	case DropAfter:
 		return false
