@@ -1,0 +1,428 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"net/textproto"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xdg-go/scram"
+
+	"postern/proxy"
+	book "postern/proxy/accounts"
+	"postern/proxy/auth"
+	"postern/proxy/state"
+	"postern/proxy/vault"
+	"postern/upstream"
+	"postern/upstream/upstreamtest"
+)
+
+// A saslClient is a program that logs in by a mechanism.
+type saslClient struct {
+	client
+	mechanism string
+	transport string
+	unable    func(t *testing.T) string // why this build of it cannot; nil if it can
+}
+
+const (
+	anyCertificate = "cert.pem" // the client's, in its directory
+	itsKey         = "key.pem"
+)
+
+// saslClients are what POP3 programs of Debian 12 can do. mpop and fetchmail are
+// told which mechanism to take; curl takes the one that it is told to prefer.
+var saslClients = []saslClient{
+	{curlWith("AUTH=EXTERNAL", "--cert", anyCertificate, "--key", itsKey), "EXTERNAL", implicit, nil},
+	{curlWith("AUTH=EXTERNAL", "--cert", anyCertificate, "--key", itsKey, "--sasl-ir"), "EXTERNAL", stls, nil},
+	{curlWith("AUTH=CRAM-MD5"), "CRAM-MD5", plaintext, nil},
+	{curlWith("AUTH=+APOP"), "APOP", plaintext, nil},
+	{curlWith("AUTH=XOAUTH2", "--oauth2-bearer"), "XOAUTH2", implicit, nil},
+	{curlWith("AUTH=XOAUTH2", "--sasl-ir", "--oauth2-bearer"), "XOAUTH2", implicit, nil},
+	{curlWith("AUTH=OAUTHBEARER", "--oauth2-bearer"), "OAUTHBEARER", stls, nil},
+	{curlWith("AUTH=OAUTHBEARER", "--sasl-ir", "--oauth2-bearer"), "OAUTHBEARER", implicit, nil},
+	{curlWith("AUTH=SCRAM-SHA-256"), "SCRAM-SHA-256", implicit, lacks("gsasl", "curl", "--version")},
+	{fetchmailWith("protocol pop3", "protocol apop"), "APOP", plaintext, nil},
+	{fetchmailWith("timeout 60", "auth cram-md5 timeout 60"), "CRAM-MD5", stls, nil},
+	{mpopWith("scram-sha-256"), "SCRAM-SHA-256", implicit, lacks(" scram-sha-256 ", "mpop", "--version")},
+	{mpopWith("scram-sha-256"), "SCRAM-SHA-256", plaintext, lacks(" scram-sha-256 ", "mpop", "--version")},
+	{mpopWith("cram-md5"), "CRAM-MD5", plaintext, lacks(" cram-md5 ", "mpop", "--version")},
+	{mpopWith("apop"), "APOP", implicit, lacks(" apop ", "mpop", "--version")},
+	{mpopWith("external", "tls_cert_file "+anyCertificate, "tls_key_file "+itsKey), "EXTERNAL", implicit, lacks(" external ", "mpop", "--version")},
+	{mpopWith("xoauth2"), "XOAUTH2", implicit, lacks(" xoauth2 ", "mpop", "--version")},
+	{mpopWith("oauthbearer"), "OAUTHBEARER", stls, lacks(" oauthbearer ", "mpop", "--version")},
+	{mpopWith("login"), "LOGIN", implicit, lacks(" login ", "mpop", "--version")},
+	{getmailAPOP, "APOP", plaintext, nil},
+	{poplibAPOP, "APOP", plaintext, nil},
+}
+
+// TestSASLClients lets real clients log in by every mechanism that they know, with
+// the right secret and with a wrong one.
+func TestSASLClients(t *testing.T) {
+	for _, c := range saslClients {
+		t.Run(c.name+" "+c.mechanism+" "+c.transport, func(t *testing.T) {
+			if _, err := exec.LookPath(c.program); err != nil {
+				if os.Getenv("POSTERN_REAL") == "1" {
+					t.Fatalf("no %s here: make test installs it", c.program)
+				}
+				t.Skipf("no %s here", c.program)
+			}
+			if c.unable != nil {
+				if why := c.unable(t); why != "" {
+					t.Skip(why)
+				}
+			}
+			t.Parallel()
+			s := startAccounts(t)
+			right, wrong := s.run(t, c, false), s.run(t, c, true)
+			c.mustDownload(t, right)
+			c.got(t, right.dir, s.raw)
+			if o := c.start(t, wrong); !c.refused(o) {
+				t.Errorf("with a wrong secret: exit code %d\n%s", o.code, o.output)
+			}
+			if got := downloaded(t, wrong.dir); len(got) != 0 {
+				t.Errorf("with a wrong secret: %d messages downloaded", len(got))
+			}
+		})
+	}
+}
+
+// lacks tells when a program does not say of itself that it can do something.
+func lacks(word string, command ...string) func(t *testing.T) string {
+	return func(t *testing.T) string {
+		out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(out), word) {
+			return ""
+		}
+		return fmt.Sprintf("this %s was built without%s", command[0], strings.TrimRight(" "+strings.TrimSpace(word), " "))
+	}
+}
+
+func clientNamed(name string) client {
+	for _, c := range clients {
+		if c.name == name {
+			return c
+		}
+	}
+	panic(name)
+}
+
+// curlWith is curl with a login option. Where the last of the others is
+// --oauth2-bearer, the password is its value; where there is a certificate, there
+// is no password, or curl would not take EXTERNAL.
+func curlWith(login string, others ...string) client {
+	c := clientNamed("curl")
+	c.command = func(t testing.TB, r *run) *exec.Cmd {
+		args := append([]string{"--login-options", login}, others...)
+		switch {
+		case args[len(args)-1] == "--oauth2-bearer":
+			args = append(args, r.password)
+			r.password = ""
+		case strings.Contains(login, "EXTERNAL"):
+			r.password = ""
+		}
+		cmd := curl(t, r)
+		cmd.Args = append(cmd.Args, args...)
+		return cmd
+	}
+	return c
+}
+
+// rewritten replaces text in a file of a client's.
+func rewritten(t testing.TB, r *run, name, old, new string) {
+	t.Helper()
+	path := filepath.Join(r.dir, name)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), old) {
+		t.Fatalf("%s has no %q in it", name, old)
+	}
+	r.file(t, name, strings.Replace(string(text), old, new, 1))
+}
+
+func fetchmailWith(old, new string) client {
+	c := clientNamed("fetchmail")
+	c.command = func(t testing.TB, r *run) *exec.Cmd {
+		cmd := fetchmail(t, r)
+		rewritten(t, r, "fetchmailrc", old, new)
+		return cmd
+	}
+	return c
+}
+
+func mpopWith(mechanism string, more ...string) client {
+	c := clientNamed("mpop")
+	c.command = func(t testing.TB, r *run) *exec.Cmd {
+		cmd := mpop(t, r)
+		rewritten(t, r, "mpoprc", "auth user", strings.Join(append([]string{"auth " + mechanism}, more...), "\n"))
+		return cmd
+	}
+	return c
+}
+
+var getmailAPOP = func() client {
+	c := clientNamed("getmail6")
+	c.command = func(t testing.TB, r *run) *exec.Cmd {
+		cmd := getmail(t, r)
+		rewritten(t, r, "getmailrc", "timeout = 60", "timeout = 60\nuse_apop = true")
+		return cmd
+	}
+	return c
+}()
+
+// poplibAPOP is the script for poplib with apop in the place of user and pass_.
+var poplibAPOP = func() client {
+	c := clientNamed("poplib")
+	c.command = func(t testing.TB, r *run) *exec.Cmd {
+		cmd := poplib(t, r)
+		script, err := os.ReadFile(cmd.Args[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Args[1] = r.file(t, "client.py", string(script))
+		rewritten(t, r, "client.py", "pop.user(user)\n    pop.pass_(os.environ[\"PASSWORD\"])", "pop.apop(user, os.environ[\"PASSWORD\"])")
+		return cmd
+	}
+	return c
+}()
+
+// An accountServer is a gateway with an account of postern's own, ann@example.org,
+// and a route for everybody else, whose upstream takes the token "good".
+type accountServer struct {
+	address  map[string]string
+	ca       string
+	password string // of the account
+	raw      []string
+
+	authority *signer // of clients' certificates
+}
+
+func startAccounts(t *testing.T) accountServer {
+	t.Helper()
+	s := accountServer{authority: newSigner(t)}
+	mailbox := upstreamtest.NewMemory("ann@provider.example", "there")
+	for i := range 3 {
+		s.raw = append(s.raw, upstreamtest.Letter(i, 400))
+		mailbox.Deliver(t, s.raw[i])
+	}
+	store, err := state.Open(t.Context(), state.Options{Dir: t.TempDir(), Serve: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	ring := vault.NewKey()
+	sealed, err := vault.Open(t.Context(), store, func() (*vault.Keyring, error) { return vault.ParseKeyring([]byte(ring)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	registrar, err := book.NewRegistrar(t.Context(), store, sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := registrar.Add(t.Context(), book.NewAccount{Name: "ann@example.org", Upstream: "one", Login: "ann@provider.example",
+		Credential: book.Password, Secret: upstream.NewSecret("there")}, &book.Wanted{Label: "scanner", KeepText: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.password = text.Reveal()
+	accounts, err := book.New(t.Context(), book.Options{Store: store, Vault: sealed,
+		Opener: func(string, string) upstream.Opener { return mailbox }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(accounts.Close)
+	s.listen(t, auth.New(auth.Options{Locker: store, Accounts: accounts,
+		Routes: []auth.Route{{User: "*", Upstream: "one", Opener: tokenMailbox{mailbox}}}}))
+	return s
+}
+
+func (s *accountServer) listen(t *testing.T, gate *auth.Gate) {
+	t.Helper()
+	certFile, keyFile, _, _ := testCertificate(t)
+	certificate, err := proxy.LoadCertificate(certFile, keyFile, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mechanisms := []string{"PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "CRAM-MD5", "APOP", "EXTERNAL", "XOAUTH2", "OAUTHBEARER"}
+	server, err := proxy.Listen(proxy.Options{Authenticator: gate, Listeners: []proxy.Listener{
+		{Address: "127.0.0.1:0", Mechanisms: mechanisms},
+		{Address: "127.0.0.1:0", TLS: proxy.STLS, Certificate: certificate, ClientCAs: s.authority.pool(), PlaintextLogin: []netip.Prefix{}, Mechanisms: mechanisms},
+		{Address: "127.0.0.1:0", TLS: proxy.Implicit, Certificate: certificate, ClientCAs: s.authority.pool(), Mechanisms: mechanisms},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		server.Serve()
+		close(served)
+	}()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		server.Shutdown(ctx)
+		<-served
+	})
+	s.ca, s.address = certFile, map[string]string{}
+	for i, transport := range []string{plaintext, stls, implicit} {
+		s.address[transport] = server.Addrs()[i].String()
+	}
+}
+
+// run prepares a client's run, with its right secret or a wrong one.
+func (s accountServer) run(t *testing.T, c saslClient, wrong bool) run {
+	t.Helper()
+	r := run{address: s.address[c.transport], transport: c.transport, ca: s.ca, dir: t.TempDir(),
+		user: "ann@example.org", password: s.password, messages: len(s.raw)}
+	named := r.user
+	if strings.Contains(c.mechanism, "OAUTH") {
+		r.user, r.password = "bob@example.org", "good"
+	}
+	if wrong {
+		r.password, named = "wrong", "eve@example.org"
+	}
+	s.authority.sign(t, filepath.Join(r.dir, anyCertificate), filepath.Join(r.dir, itsKey), named)
+	return r
+}
+
+// TestSCRAMPlusOverTLS: no program of Debian 12 binds SCRAM to TLS 1.3, so that the
+// client here is the library's.
+func TestSCRAMPlusOverTLS(t *testing.T) {
+	s := startAccounts(t)
+	conn, err := tls.Dial("tcp", s.address[implicit], &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	c := popClient{t, textproto.NewConn(conn)}
+	t.Cleanup(func() { c.Close() })
+	c.expect("+OK POP3 server ready <")
+	state := conn.ConnectionState()
+	binding, err := scram.NewTLSExporterBinding(&state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := scram.SHA256.NewClient("ann@example.org", s.password, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	talk := client.NewConversationWithChannelBinding(binding)
+	c.say("AUTH SCRAM-SHA-256-PLUS", "+ ")
+	for challenge := ""; ; {
+		response, err := talk.Step(challenge)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.PrintfLine("%s", base64.StdEncoding.EncodeToString([]byte(response))); err != nil {
+			t.Fatal(err)
+		}
+		line, err := c.ReadLine()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, more := strings.CutPrefix(line, "+ ")
+		if !more {
+			if !strings.HasPrefix(line, "+OK maildrop has 3 messages") || !talk.Valid() {
+				t.Errorf("got %q (the server is proved: %v), want a login", line, talk.Valid())
+			}
+			return
+		}
+		raw, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		challenge = string(raw)
+	}
+}
+
+// A tokenMailbox is a mailbox behind the token "good".
+type tokenMailbox struct{ *upstreamtest.Memory }
+
+func (m tokenMailbox) Open(ctx context.Context, a upstream.Account) (upstream.Maildrop, error) {
+	if a.Tokens == nil {
+		return nil, upstream.ErrAuth
+	}
+	if token, err := a.Tokens.Token(ctx, upstream.Secret{}); err != nil || token.Reveal() != "good" {
+		return nil, upstream.ErrAuth
+	}
+	return m.Memory.Open(ctx, m.Account())
+}
+
+// A signer certifies clients.
+type signer struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+}
+
+func newSigner(t *testing.T) *signer {
+	t.Helper()
+	s := &signer{certificate: &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "devices"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}}
+	var err error
+	if s.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, s.certificate, s.certificate, &s.key.PublicKey, s.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.certificate, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *signer) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(s.certificate)
+	return pool
+}
+
+// sign writes a client's certificate and its key.
+func (s *signer) sign(t *testing.T, certFile, keyFile, mail string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "scanner 7"}, EmailAddresses: []string{mail},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, s.certificate, &key.PublicKey, s.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
