@@ -22,11 +22,13 @@ func (c *Config) check(d *decoder) {
 	c.checkListeners(d)
 	for _, u := range c.Upstreams {
 		u.check(d, "upstreams."+printable(u.Name))
+		u.OAuth.check(d, "upstreams."+printable(u.Name)+".oauth", u.profile())
 	}
 	if len(c.Upstreams) == 0 && !d.blamed("upstreams") {
 		d.fault("upstreams", "none: postern needs a server to get mail from")
 	}
 	c.checkRoutes(d)
+	c.fillPolicy(d)
 	c.checkPolicies(d)
 	c.checkUnused(d)
 }
@@ -129,7 +131,9 @@ func refuse(d *decoder, path, protocol string, fields []field) {
 }
 
 func (u Upstream) checkIMAP(d *decoder, path string) {
-	required(d, path, "address")
+	if u.Address == "" {
+		required(d, path, "address")
+	}
 	if u.TLS != TLSOff {
 		if u.Insecure {
 			d.fault(path+".insecure", "is for tls: off only")
@@ -149,7 +153,7 @@ func (u Upstream) checkIMAP(d *decoder, path string) {
 
 func (u Upstream) checkJMAP(d *decoder, path string) {
 	switch at := path + "."; {
-	case !d.has(at+"url") && !d.has(at+"domain"):
+	case u.URL == "" && !d.has(at+"url") && !d.has(at+"domain"):
 		d.fault(path+".url", "missing: give the url of the JMAP session, or the domain to look it up for")
 	case d.has(at+"url") && d.has(at+"domain"):
 		d.fault(path+".domain", "is where url would come from: give one of the two")
@@ -258,6 +262,7 @@ func (c *Config) checkFiles(d *decoder) {
 		l.checkClientCA(d, item("listeners", i))
 	}
 	for _, u := range c.Upstreams {
+		u.OAuth.checkFiles(d, "upstreams."+printable(u.Name)+".oauth")
 		if u.CAFile == "" {
 			continue
 		}
@@ -282,8 +287,13 @@ func (l Listener) checkFiles(d *decoder, path string) {
 	if end := pair.Leaf.NotAfter; end.Before(time.Now()) {
 		d.warn(path+".certificate", "expired on %s: clients will refuse it", end.UTC().Format(time.DateOnly))
 	}
-	if info, err := os.Stat(l.Key); err == nil && info.Mode().Perm()&0o004 != 0 {
-		d.warn(path+".key", "everybody on this machine may read %s (mode %#o): 0600 is enough", l.Key, info.Mode().Perm())
+	warnOfReaders(d, path+".key", l.Key)
+}
+
+// warnOfReaders warns of a secret that is none.
+func warnOfReaders(d *decoder, path, name string) {
+	if info, err := os.Stat(name); err == nil && info.Mode().Perm()&0o004 != 0 {
+		d.warn(path, "everybody on this machine may read %s (mode %#o): 0600 is enough", name, info.Mode().Perm())
 	}
 }
 

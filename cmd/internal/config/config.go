@@ -3,7 +3,8 @@
 // faults, and all faults of a file are reported at once, each with its line,
 // its key and a hint.
 //
-// It imports no other package of postern. What it returns is handed on by
+// Of postern's packages it imports what is known of mail providers, which is
+// data. What it returns is handed on by
 // cmd/postern, piece by piece, as the options of the packages that do the work.
 package config
 
@@ -91,7 +92,9 @@ const (
 // An Upstream is a server that keeps the mail.
 type Upstream struct {
 	Name     string
+	Provider string // of package provider; "" for none
 	Protocol string // IMAP or JMAP
+	OAuth    OAuth
 
 	// Whom to trust: the system's roots, or else those in CAFile, or else
 	// only the certificate with this SHA-256 fingerprint.
@@ -104,6 +107,8 @@ type Upstream struct {
 	ServerName string // in the certificate; "" for the host of Address
 	MaxMessage int64  // octets of the largest message that is carried
 	Insecure   bool   // passwords may travel in the clear to another machine
+
+	PreferXOAUTH2 bool // for tokens, where OAUTHBEARER is offered too
 
 	// JMAP only. Either URL or Domain is set.
 	URL         string // of the session resource
@@ -229,6 +234,9 @@ func (c *Config) resolve(dir string) {
 	}
 	for i := range c.Upstreams {
 		join(&c.Upstreams[i].CAFile)
+		for _, name := range c.Upstreams[i].OAuth.files() {
+			join(name)
+		}
 	}
 	join(&c.State.Path)
 }

@@ -354,7 +354,7 @@ func TestExampleShowsEveryKey(t *testing.T) {
 	for prefix, fields := range map[string][]field{
 		"": c.fields(), "log.": c.Log.fields(), "limits.": c.Limits.fields(), "admin.": c.Admin.fields(), "state.": c.State.fields(),
 		"listeners[.": new(Listener).fields(), "u.": new(Upstream).fields(), "routes[.": new(Route).fields(),
-		"routes[.churn.": new(Churn).fields(),
+		"routes[.churn.": new(Churn).fields(), "u.oauth.": new(OAuth).fields(),
 	} {
 		for _, f := range fields {
 			if !shown[prefix+f.key] {

@@ -1,6 +1,10 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+
+	"postern/upstream/provider"
+)
 
 // The keys of a file, section by section.
 
@@ -70,7 +74,11 @@ func (s *State) read(v value) {
 }
 
 func (u *Upstream) fields() []field {
-	all := append([]field{{"protocol", into(&u.Protocol, oneOf(IMAP, JMAP))}}, u.imapFields()...)
+	all := append([]field{
+		{"provider", into(&u.Provider, oneOf(provider.Names()...))},
+		{"protocol", into(&u.Protocol, oneOf(IMAP, JMAP))},
+		{"oauth", u.OAuth.read},
+	}, u.imapFields()...)
 	all = append(all, u.jmapFields()...)
 	return append(all,
 		field{"ca_file", into(&u.CAFile, text)},
@@ -142,6 +150,7 @@ func (c *Config) readUpstreams(v value) {
 	v.pairs(func(name string, item value) {
 		u := Upstream{Name: name, TLS: TLSImplicit, MaxMessage: 4 << 30, Credentials: Basic}
 		item.mapping(u.fields()...)
+		u.fill(item.decoder, item.path)
 		c.Upstreams = append(c.Upstreams, u)
 	})
 }
