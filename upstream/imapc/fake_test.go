@@ -384,12 +384,9 @@ func (c *fakeConn) do(command string) {
 
 func (c *fakeConn) selected() {
 	f := c.f
+	exists := c.know()
 	f.mu.Lock()
-	exists, uidValidity := len(*c.messages()), f.uidValidity
-	c.known = nil
-	for _, m := range *c.messages() {
-		c.known = append(c.known, m.uid)
-	}
+	uidValidity := f.uidValidity
 	if c.box != nil {
 		uidValidity = c.box.uidValidity
 	}

@@ -16,6 +16,17 @@ func (f *fake) ring() {
 	}
 }
 
+// know takes note that the connection is told of all messages that there are.
+func (c *fakeConn) know() (messages int) {
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	c.known = nil
+	for _, m := range *c.messages() {
+		c.known = append(c.known, m.uid)
+	}
+	return len(c.known)
+}
+
 // announce tells what has become of the mailbox since it was told last.
 func (c *fakeConn) announce() {
 	c.f.mu.Lock()

@@ -21,7 +21,7 @@ type query struct {
 	command string
 	line    func([]byte) error // called with every untagged response
 
-	strict bool          // whatever comes is news, see guard.news
+	strict bool          // nothing else is to be answered: whatever comes is news, see guard.news
 	more   chan struct{} // IDLE only: closed when the server is ready to be told DONE
 
 	running bool          // the reader has it; under guard.mu
@@ -226,6 +226,8 @@ func (g *guard) readAnswer(q *query, r *bufio.Reader) (s status, forward []byte,
 			}
 		}
 		switch {
+		case isStatus && s.tag != "" && q.strict:
+			return s, forward, fmt.Errorf("response %s: %w", printable(line), errProtocol)
 		case isStatus && s.tag != "" || hasPrefixFold(line, "* CAPABILITY"):
 			if forward = append(append(forward, line...), "\r\n"...); len(forward) > maxSmall {
 				return s, forward, errTooLong

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,8 @@ type service struct {
 	account upstream.Account
 	journal *fakeJournal
 	in      func(t *testing.T, folder string) []string // messages
-	raw     []string                                   // delivered
+	deliver func(t *testing.T, raw string)
+	raw     []string // delivered at first
 }
 
 const specialUse = `namespace inbox {
@@ -43,6 +45,10 @@ func onDovecot(t *testing.T, config ...string) *service {
 		s.raw = append(s.raw, upstreamtest.Letter(i, 400))
 		mailbox.Deliver(t, s.raw[i])
 	}
+	s.deliver = func(t *testing.T, raw string) {
+		t.Helper()
+		mailbox.Deliver(t, raw)
+	}
 	s.in = func(t *testing.T, folder string) []string {
 		t.Helper()
 		return mailbox.In(t, folder)
@@ -57,6 +63,10 @@ func onCyrus(t *testing.T, config ...string) *service {
 	for i := range 5 {
 		s.raw = append(s.raw, upstreamtest.Letter(i, 400))
 		mailbox.Deliver(t, s.raw[i])
+	}
+	s.deliver = func(t *testing.T, raw string) {
+		t.Helper()
+		mailbox.Deliver(t, raw)
 	}
 	s.in = func(t *testing.T, folder string) []string {
 		t.Helper()
@@ -234,6 +244,63 @@ func TestResumeOnRealServers(t *testing.T) {
 		if want := []string{fmt.Sprint(todo[0].uid), fmt.Sprint(todo[2].uid)}; len(s.journal.pending) > 0 || !slices.Equal(names, want) {
 			t.Errorf("noted %v, pending %v; want %v", names, s.journal.pending, want)
 		}
+	})
+}
+
+// One connection serves poll after poll, whether the server idles on it or not,
+// and each sees what is there.
+func TestWarmOnRealServers(t *testing.T) {
+	realServers(t, func(t *testing.T, s *service) {
+		var trips, connections atomic.Int64
+		u := New(Options{Address: s.address, TLS: TLSOff, Warm: time.Minute, Hooks: upstream.Hooks{
+			RoundTrip: func() { trips.Add(1) },
+			Connected: func(time.Duration, error) { connections.Add(1) },
+		}})
+		defer u.o.Stable.Close()
+		poll := func(messages int) (took int64) {
+			t.Helper()
+			before := trips.Load()
+			d, err := u.Open(t.Context(), s.account)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			l, err := d.List(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if l.Len() != messages || connections.Load() != 1 {
+				t.Errorf("%d messages on connection %d, want %d on the first", l.Len(), connections.Load(), messages)
+			}
+			return trips.Load() - before
+		}
+		idle := func() {
+			for _, p := range u.o.Stable.parked {
+				p.timer.Stop()
+				u.o.Stable.settle(p)
+			}
+		}
+		unchanged := func(messages int) {
+			t.Helper()
+			if took := poll(messages); took != 1 {
+				t.Errorf("an unchanged poll took %d round trips, want 1", took)
+			}
+		}
+		poll(5)
+		unchanged(5)
+		s.deliver(t, upstreamtest.Letter(6, 400))
+		poll(6)
+		unchanged(6)
+		idle()
+		unchanged(6)
+		idle()
+		s.deliver(t, upstreamtest.Letter(7, 400))
+		poll(7)
+		idle()
+		s.remove(t, upstream.Policy{}, 0, 3)
+		poll(5)
+		idle()
+		unchanged(5)
 	})
 }
 

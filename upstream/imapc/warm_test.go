@@ -313,6 +313,165 @@ func TestDoubtfulConnectionIsNotUsed(t *testing.T) {
 	}
 }
 
+// What the server says while a connection is parked, or in answer to NOOP, has
+// the mailbox selected anew, however harmless; what does not belong there at all,
+// or nothing, costs the connection. In no case does the login fail.
+func TestWhatIsHeardWhileParked(t *testing.T) {
+	const same, selected, another = 0, 1, 2 // what the next session does
+	for line, want := range map[string]int{
+		"":                          same,
+		"* OK still here":           same,
+		"* OK [ALERT] soon":         selected,
+		"* 4 EXISTS":                selected,
+		"* 1 RECENT":                selected,
+		"* 2 EXPUNGE":               selected,
+		"* VANISHED 5":              selected,
+		`* 2 FETCH (FLAGS (\Seen))`: selected,
+		"* NO disk is nearly full":  selected,
+		"* OK [UIDVALIDITY 78] x":   selected,
+		"* SOMETHING new":           selected,
+		"* BYE shutting down":       another,
+		"X1 OK whatever":            another,
+		"garbage":                   another,
+		"cut":                       another,
+		"silent":                    another,
+	} {
+		for _, when := range []string{"before IDLE", "in IDLE", "in NOOP"} {
+			t.Run(line+" "+when, func(t *testing.T) {
+				bubble(t, func(t *testing.T, f *fake) {
+					f.caps += " IDLE"
+					f.options.Warm = time.Minute
+					said := false
+					say := func(c *fakeConn) {
+						if said || line == "" {
+							return
+						}
+						said = true
+						switch line {
+						case "cut":
+							c.Close()
+						case "* BYE shutting down":
+							c.say("%s", line)
+							c.Close()
+						default:
+							c.say("%s", line)
+						}
+					}
+					f.fault = func(c *fakeConn, command string) bool {
+						if c.n > 1 {
+							return false
+						}
+						if line == "silent" && (command == "NOOP" && when == "in NOOP" || command == "IDLE" && when == "in IDLE") {
+							return true
+						}
+						if command == "NOOP" && when == "in NOOP" && line != "silent" {
+							say(c)
+						}
+						return false
+					}
+					u := f.upstream()
+					wantPoll(t, f, u, 4, 1)
+					if when == "before IDLE" && line != "silent" {
+						say(f.conns[0])
+					}
+					time.Sleep(10 * time.Second)
+					if when == "in IDLE" && line != "silent" {
+						say(f.conns[0])
+					}
+					synctest.Wait()
+					want := want
+					if when == "before IDLE" {
+						switch line {
+						case "* VANISHED 5", "* SOMETHING new":
+							want = another // which the library is not prepared for
+						case "* NO disk is nearly full", `* 2 FETCH (FLAGS (\Seen))`, "silent":
+							want = same // as amid the answers to a session
+						}
+					}
+					began, connections, selects := time.Now(), 1, 1
+					if want == another {
+						connections = 2
+					}
+					if want != same {
+						selects = 2
+					}
+					wantPoll(t, f, u, 4, connections)
+					if got := len(f.sent("SELECT")); got != selects {
+						t.Errorf("the mailbox was selected %d times, want %d", got, selects)
+					}
+					if d := passed(began); d > warmWait {
+						t.Errorf("the login took %v", d)
+					}
+					wantPoll(t, f, u, 4, connections)
+					if got := len(f.sent("SELECT")); got != selects {
+						t.Errorf("and selected again after an unchanged poll")
+					}
+					time.Sleep(time.Hour)
+				})
+			})
+		}
+	}
+}
+
+// A server that will not idle is asked once, and its connections kept all the
+// same.
+func TestServerThatWillNotIdle(t *testing.T) {
+	for _, answer := range []string{"NO not now", "BAD what?"} {
+		bubble(t, func(t *testing.T, f *fake) {
+			f.caps += " IDLE"
+			f.options.Warm = time.Minute
+			f.fault = func(c *fakeConn, command string) bool {
+				if command == "IDLE" {
+					c.say("%s %s", c.tag, answer)
+				}
+				return command == "IDLE"
+			}
+			u := f.upstream()
+			wantPoll(t, f, u, 4, 1)
+			time.Sleep(10 * time.Second)
+			f.deliver(20)
+			wantPoll(t, f, u, 5, 1)
+			time.Sleep(time.Hour)
+		})
+	}
+}
+
+// A message that arrives, or goes, while the mailbox is being listed is not
+// missing from what later sessions are shown.
+func TestChangeWhileListing(t *testing.T) {
+	for name, change := range map[string]func(c *fakeConn){
+		"arrived": func(c *fakeConn) { c.f.deliver(20); c.announce() },
+		"gone":    func(c *fakeConn) { c.f.take(5); c.announce() },
+		"both":    func(c *fakeConn) { c.f.take(5); c.f.deliver(20); c.announce() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fake) {
+				f.options.Warm = time.Minute
+				once := true
+				f.fault = func(c *fakeConn, command string) bool {
+					if strings.HasPrefix(command, "UID FETCH 1:*") && once {
+						once = false
+						for i, m := range f.messages {
+							c.say("* %d FETCH (UID %d RFC822.SIZE %d)", i+1, m.uid, m.stated())
+						}
+						change(c)
+						c.ok("done")
+						return true
+					}
+					return false
+				}
+				u := f.upstream()
+				if _, err := f.poll(u, ""); err != nil {
+					t.Fatal(err)
+				}
+				wantPoll(t, f, u, len(f.uids()), 1)
+				wantPoll(t, f, u, len(f.uids()), 1)
+				time.Sleep(time.Hour)
+			})
+		})
+	}
+}
+
 func TestCloseTwiceKeepsOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
 		f.options.Warm = time.Minute
@@ -352,87 +511,165 @@ func TestCloseTwiceKeepsOnce(t *testing.T) {
 	})
 }
 
+// A canaryServer has a mailbox for each of some users, all with the same UIDs, in
+// which every line says whose it is. Users change their passwords, and
+// connections are cut, at any time.
+type canaryServer struct {
+	*fake
+	mu       sync.Mutex
+	user     map[int]string // by connection
+	password map[string]string
+}
+
+func canaryText(user string, uid uint32) string {
+	return strings.Repeat(fmt.Sprintf("%s %d\r\n", user, uid), 1+int(uid)%7*20)
+}
+
+// canaryValidity is the UIDVALIDITY of a user's mailbox: their number.
+func canaryValidity(user string) uint32 { return 100 + uint32(user[len(user)-1]-'0') }
+
+func (s *canaryServer) answer(c *fakeConn, command string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch words := strings.Fields(command); words[0] {
+	case "LOGIN":
+		user := strings.Trim(words[1], `"`)
+		if s.user[c.n] = user; !strings.HasSuffix(command, ` "`+s.password[user]+`"`) {
+			c.say("%s NO [AUTHENTICATIONFAILED] no", c.tag)
+			return true
+		}
+	case "SELECT":
+		n := c.know()
+		c.say("* %d EXISTS\r\n* OK [UIDVALIDITY %d] valid\r\n%s OK [READ-WRITE] selected", n, canaryValidity(s.user[c.n]), c.tag)
+		return true
+	}
+	return onBodies(func(c *fakeConn, messages []fakeMessage) bool {
+		for _, m := range messages {
+			text := canaryText(s.user[c.n], m.uid)
+			c.say("* 1 FETCH (UID %d BODY[] {%d}\r\n%s)", m.uid, len(text), text)
+		}
+		c.ok("done")
+		return true
+	})(c, command)
+}
+
+// change gives a user another password.
+func (s *canaryServer) change(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.password[user] += "'"
+}
+
+func (s *canaryServer) current(user string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.password[user]
+}
+
+// cut drops one of the latest connections.
+func (s *canaryServer) cut(r *rand.Rand) {
+	s.fake.mu.Lock()
+	c := s.conns[len(s.conns)-1-r.IntN(min(len(s.conns), 12))]
+	s.fake.mu.Unlock()
+	c.Close()
+}
+
 // Nobody ever sees an octet of somebody else's: accounts come and go on warm
-// connections, leave in the middle of messages, and try one another's passwords.
+// connections, at once or after a while, leave in the middle of messages, try one
+// another's passwords and change their own, while connections are cut and mail
+// arrives. Whoever logs in sees what was delivered before.
 func TestCanary(t *testing.T) {
 	retrs := int64(100_000)
 	if testing.Short() {
 		retrs = 5_000
 	}
+	const users = 8
 	bubble(t, func(t *testing.T, f *fake) {
 		f.options.Warm = time.Minute
+		f.options.Stable = NewStable(users - 1)
+		f.caps += " IDLE"
 		f.fill(40, 10)
-		user := make(map[int]string) // by connection
-		var mu sync.Mutex
-		canary := func(user string, uid uint32) string {
-			return strings.Repeat(fmt.Sprintf("%s %d\r\n", user, uid), 1+int(uid)%7*20)
+		s := &canaryServer{fake: f, user: make(map[int]string), password: make(map[string]string)}
+		for k := range users {
+			s.password[fmt.Sprint("user", k)] = fmt.Sprint("password of user", k)
 		}
-		f.fault = func(c *fakeConn, command string) bool {
-			mu.Lock()
-			defer mu.Unlock()
-			if words := strings.Fields(command); words[0] == "LOGIN" {
-				user[c.n] = strings.Trim(words[1], `"`)
-				if !strings.Contains(words[2], "password of "+user[c.n]) && !strings.Contains(command, `"password of `+user[c.n]) {
-					c.say("%s NO [AUTHENTICATIONFAILED] no", c.tag)
-					return true
-				}
-				return false
-			}
-			return onBodies(func(c *fakeConn, messages []fakeMessage) bool {
-				for _, m := range messages {
-					text := canary(user[c.n], m.uid)
-					c.say("* 1 FETCH (UID %d BODY[] {%d}\r\n%s)", m.uid, len(text), text)
-				}
-				c.ok("done")
-				return true
-			})(c, command)
-		}
+		f.fault = s.answer
 		u := f.upstream()
-		var done, foreign, reused atomic.Int64
+		var done, foreign, reused, late atomic.Int64
 		u.o.Hooks.WarmReuse = func(hit bool) {
 			if hit {
 				reused.Add(1)
 			}
 		}
+		var uid atomic.Uint32
+		uid.Store(1000)
 		var clients sync.WaitGroup
-		for k := range 8 {
+		for k := range users {
 			clients.Go(func() {
 				r := rand.New(rand.NewPCG(7, uint64(k)))
+				name, other := fmt.Sprint("user", k), fmt.Sprint("user", (k+1)%users)
 				for done.Load() < retrs {
-					name := fmt.Sprint("user", k)
-					secret := "password of " + name
-					if r.IntN(10) == 0 {
-						secret = fmt.Sprint("password of user", (k+1)%8)
+					secret := s.current(name)
+					switch r.IntN(200) {
+					case 0:
+						s.change(name) // and log in by the one before, which only a warm connection may take
+					case 1:
+						s.cut(r)
+					case 2:
+						f.deliver(uid.Add(1))
 					}
+					if r.IntN(10) == 0 {
+						secret = s.current(other)
+					}
+					delivered := len(f.uids())
 					d, err := u.Open(context.Background(), upstream.Account{User: name, Password: upstream.NewSecret(secret)})
-					if (err == nil) != (secret == "password of "+name) {
-						t.Errorf("%s with the %s: %v", name, secret, err)
+					if strings.Contains(secret, other) && err == nil {
+						t.Errorf("%s logs in with the %s", name, secret)
 					}
 					if err != nil {
 						continue
 					}
-					canaries(d, r, name, canary, &done, &foreign)
+					if l := d.(*maildrop); !canaries(l, r, name, delivered, &done, &foreign) {
+						late.Add(1)
+					}
 					d.Close()
-					time.Sleep(time.Millisecond) // until it is kept
+					if r.IntN(4) == 0 {
+						time.Sleep(time.Duration(r.IntN(int(3 * idleAfter)))) // perhaps until the server idles
+					}
 				}
 			})
 		}
 		clients.Wait()
-		if foreign.Load() > 0 || reused.Load() == 0 {
-			t.Errorf("%d messages with somebody else's octets; %d connections used again", foreign.Load(), reused.Load())
+		if foreign.Load() > 0 || late.Load() > 0 || reused.Load() == 0 {
+			t.Errorf("%d messages with somebody else's octets, %d listings without what was delivered before; %d connections used again",
+				foreign.Load(), late.Load(), reused.Load())
 		}
-		t.Logf("%d RETRs, %d connections, used again %d times", done.Load(), f.connections, reused.Load())
+		idled := len(f.sent("IDLE"))
+		t.Logf("%d RETRs, %d connections, used again %d times, idle %d times", done.Load(), f.connections, reused.Load(), idled)
+		if idled == 0 {
+			t.Error("no connection was idle")
+		}
 		f.mu.Lock()
 		f.commands = nil // the passwords are not those that the wire is searched for
 		f.mu.Unlock()
-		time.Sleep(time.Hour)
+		u.o.Stable.Close()
+		synctest.Wait()
+		for _, c := range f.conns {
+			if !c.dropped.Load() {
+				t.Errorf("connection %d is open when nobody uses it", c.n)
+			}
+		}
 	})
 }
 
-func canaries(d upstream.Maildrop, r *rand.Rand, name string, canary func(string, uint32) string, done, foreign *atomic.Int64) {
+// canaries is one session. It tells whether the listing holds what was delivered.
+func canaries(d *maildrop, r *rand.Rand, name string, delivered int, done, foreign *atomic.Int64) bool {
 	l, err := d.List(context.Background())
 	if err != nil {
-		return
+		return true // cut off
+	}
+	if d.listing.uidValidity != canaryValidity(name) {
+		foreign.Add(1)
 	}
 	i := 0
 	for range r.IntN(60) {
@@ -454,15 +691,16 @@ func canaries(d upstream.Maildrop, r *rand.Rand, name string, canary func(string
 			} else {
 				got, _ = io.ReadAll(body)
 			}
-			if want := canary(name, d.(*maildrop).listing.uid(i)); !strings.HasPrefix(want, string(got)) {
+			if want := canaryText(name, d.listing.uid(i)); !strings.HasPrefix(want, string(got)) {
 				foreign.Add(1)
 			}
 			if r.IntN(100) == 0 {
 				cancel()
-				return // and Close with an open message
+				break // and Close with an open message
 			}
 			body.Close()
 		}
 		cancel()
 	}
+	return l.Len() >= delivered
 }
