@@ -301,6 +301,46 @@ func TestSIGTERMInTransactionRemovesNothing(t *testing.T) {
 	}
 }
 
+// TestWarmRoute polls: the connection of the first session serves the second, not
+// a wrong password, and ends with the gateway.
+func TestWarmRoute(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "ann", "a", 3)
+	p := spawn(t, "serve", "-c", writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+admin: {address: "127.0.0.1:0"}
+upstreams: {office: {protocol: imap, address: %q, tls: off}}
+routes: [{user: "*", upstream: office, warm: 5m}]
+`, server.address))
+	at := p.addresses(t)
+	for _, password := range []string{"a", "a", "wrong", "a", "a"} {
+		c := dialPOP(t, at[0], nil)
+		if password == "a" {
+			c.login("ann", "a", "+OK")
+			c.say("STAT", "+OK 3 ")
+			c.say("QUIT", "+OK")
+			c.expectEnd()
+		} else {
+			c.login("ann", password, "-ERR [AUTH]")
+		}
+	}
+	_, page := get(t, "http://"+at[1]+"/metrics")
+	for _, want := range []string{
+		`postern_warm_logins_total{protocol="imap",result="hit",upstream="office"} 2`,
+		`postern_warm_logins_total{protocol="imap",result="miss",upstream="office"} 3`,
+		`postern_upstream_connections_open{protocol="imap",upstream="office"} 1`,
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no line %s", want)
+		}
+	}
+	p.Process.Signal(syscall.SIGTERM)
+	if code := p.end(t); code != exitFine {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
+
 // heldUp has a session in the UPDATE state, with the server holding it there.
 func heldUp(t *testing.T, server *memoryIMAP, pop string) (c popClient, release func()) {
 	reached, held := make(chan struct{}), make(chan struct{})
