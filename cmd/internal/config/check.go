@@ -20,6 +20,7 @@ import (
 func (c *Config) check(d *decoder) {
 	c.checkLimits(d)
 	c.checkListeners(d)
+	c.checkConsent(d)
 	for _, u := range c.Upstreams {
 		u.check(d, "upstreams."+printable(u.Name))
 		u.OAuth.check(d, "upstreams."+printable(u.Name)+".oauth", u.profile())
@@ -255,6 +256,7 @@ func (c *Config) checkUnused(d *decoder) {
 // checkFiles looks whether the files that the configuration names are there,
 // and are what they should be.
 func (c *Config) checkFiles(d *decoder) {
+	c.checkConsentFiles(d)
 	for i, l := range c.Listeners {
 		if l.Certificate != "" && l.Key != "" {
 			l.checkFiles(d, item("listeners", i))

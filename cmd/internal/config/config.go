@@ -22,6 +22,7 @@ type Config struct {
 	ShutdownTimeout time.Duration // how long sessions may finish after SIGTERM
 	Listeners       []Listener
 	Admin           Admin
+	Consent         Consent
 	State           State
 	Upstreams       []Upstream // in the order of the file
 	Routes          []Route    // the first that matches wins
@@ -59,6 +60,7 @@ const (
 // A Listener is an address that POP3 clients connect to.
 type Listener struct {
 	Address     string
+	Name        string // of the host, as people type it; "" for one in the certificate
 	TLS         string // TLSOff, TLSSTLS or TLSImplicit
 	Certificate string // PEM file: the certificate, then its chain
 	Key         string // PEM file
@@ -174,6 +176,7 @@ func Default() Config {
 			WarmConnections:       1000,
 		},
 		ShutdownTimeout: time.Minute,
+		Consent:         defaultConsent(),
 		State:           State{Path: "/var/lib/postern", RemovalsKept: 90 * day, Cache: 1 << 30},
 	}
 }
@@ -239,6 +242,7 @@ func (c *Config) resolve(dir string) {
 		}
 	}
 	join(&c.State.Path)
+	join(&c.Consent.PasswordFile)
 }
 
 // Route returns the route that takes a user, if there is one, and the upstream

@@ -134,6 +134,7 @@ limits:
 shutdown_timeout: 9s
 listeners:
   - address: "[::1]:110"
+    name: pop.example.org
     tls: stls
     certificate: c.pem
     key: ${KEY}.pem
@@ -141,6 +142,7 @@ listeners:
     mechanisms: [user, scram-sha-256, external]
     client_ca: ca.pem
 admin: {address: "localhost:9110"}
+consent: {public_url: "https://pop.example.org/mail", password_file: admin-password, invitations: 2d, notice: false}
 state: {path: state, removals_kept: 31d, cache: 3MiB}
 upstreams:
   i:
@@ -189,10 +191,11 @@ routes:
 		Limits: Limits{Connections: 1, ConnectionsPerAddress: 2, LoginTimeout: 3 * time.Second, IdleTimeout: 4 * time.Hour,
 			WriteTimeout: 330 * time.Second, Errors: 6, LoginAttempts: 7, LoginDelay: 8 * time.Second, WarmConnections: 9},
 		ShutdownTimeout: 9 * time.Second,
-		Listeners: []Listener{{Address: "[::1]:110", TLS: "stls", Certificate: "/etc/postern/c.pem", Key: "/etc/postern/k.pem",
+		Listeners: []Listener{{Address: "[::1]:110", Name: "pop.example.org", TLS: "stls", Certificate: "/etc/postern/c.pem", Key: "/etc/postern/k.pem",
 			PlaintextLogin: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")},
 			Mechanisms:     []string{"user", "scram-sha-256", "external"}, ClientCA: "/etc/postern/ca.pem"}},
-		Admin: Admin{"localhost:9110"},
+		Admin:   Admin{"localhost:9110"},
+		Consent: Consent{PublicURL: "https://pop.example.org/mail", PasswordFile: "/etc/postern/admin-password", Invitations: 2 * day},
 		Upstreams: []Upstream{
 			{Name: "i", Protocol: "imap", Address: "imap.example.org:143", TLS: "starttls", ServerName: "mail.example.org",
 				CAFile: "/ca.pem", MaxMessage: 10 << 20, Credentials: "basic"},
@@ -318,7 +321,7 @@ func TestExampleLoads(t *testing.T) {
 		t.Errorf("warnings: %v", Faults(c.Warnings))
 	}
 	want := Default()
-	got := Config{Log: c.Log, Limits: c.Limits, ShutdownTimeout: c.ShutdownTimeout, State: c.State}
+	got := Config{Log: c.Log, Limits: c.Limits, ShutdownTimeout: c.ShutdownTimeout, Consent: c.Consent, State: c.State}
 	for _, r := range c.Routes {
 		r.User, r.Upstream = "", ""
 		if diff := cmp.Diff(defaultRoute(), r); diff != "" {
@@ -352,7 +355,7 @@ func TestExampleShowsEveryKey(t *testing.T) {
 	}
 	var c Config
 	for prefix, fields := range map[string][]field{
-		"": c.fields(), "log.": c.Log.fields(), "limits.": c.Limits.fields(), "admin.": c.Admin.fields(), "state.": c.State.fields(),
+		"": c.fields(), "log.": c.Log.fields(), "limits.": c.Limits.fields(), "admin.": c.Admin.fields(), "consent.": c.Consent.fields(), "state.": c.State.fields(),
 		"listeners[.": new(Listener).fields(), "u.": new(Upstream).fields(), "routes[.": new(Route).fields(),
 		"routes[.churn.": new(Churn).fields(), "u.oauth.": new(OAuth).fields(),
 	} {

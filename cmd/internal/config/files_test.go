@@ -49,6 +49,7 @@ func TestFilesAreChecked(t *testing.T) {
 	writePair(t, dir, "cert.pem", "key.pem", time.Now().Add(time.Hour))
 	writePair(t, dir, "cert2.pem", "key2.pem", time.Now().Add(time.Hour))
 	write(t, dir, "notes.txt", "not a certificate")
+	write(t, dir, "short", "11 letters!\nand a second line\n")
 	path := write(t, dir, "postern.yaml", `
 listeners:
   - {address: ":1995", tls: implicit, certificate: cert.pem, key: key.pem}
@@ -60,6 +61,8 @@ upstreams:
   junk: {protocol: imap, address: "imap.example.org:993", ca_file: notes.txt}
   gone: {protocol: jmap, domain: example.org, ca_file: absent.pem}
 routes: [{user: "a*", upstream: good}, {user: "b*", upstream: junk}, {user: "*", upstream: gone}]
+admin: {address: "127.0.0.1:9110"}
+consent: {public_url: "http://127.0.0.1:9110", password_file: short}
 `)
 	_, err := Load(path, anyUIDL)
 	if err == nil {
@@ -72,7 +75,8 @@ postern.yaml:5: listeners[2].certificate: cannot read absent.pem: no such file o
 postern.yaml:5: listeners[2].key: cannot read absent-key.pem: no such file or directory
 postern.yaml:6: listeners[3].client_ca: no certificate in notes.txt: it must hold PEM
 postern.yaml:9: upstreams.junk.ca_file: no certificate in notes.txt: it must hold PEM
-postern.yaml:10: upstreams.gone.ca_file: cannot read absent.pem: no such file or directory`)
+postern.yaml:10: upstreams.gone.ca_file: cannot read absent.pem: no such file or directory
+postern.yaml:13: consent.password_file: the first line of short is to be a password of 12 characters or more`)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("faults (-want +got):\n%s", diff)
 	}

@@ -15,6 +15,7 @@ func (c *Config) fields() []field {
 		{"shutdown_timeout", into(&c.ShutdownTimeout, duration)},
 		{"listeners", c.readListeners},
 		{"admin", section(c.Admin.fields())},
+		{"consent", section(c.Consent.fields())},
 		{"state", c.State.read},
 		{"upstreams", c.readUpstreams},
 		{"routes", c.readRoutes},
@@ -45,6 +46,7 @@ func (l *Limits) fields() []field {
 func (l *Listener) fields() []field {
 	return []field{
 		{"address", into(&l.Address, listenAddress)},
+		{"name", into(&l.Name, hostName)},
 		{"tls", into(&l.TLS, oneOf(TLSOff, TLSSTLS, TLSImplicit))},
 		{"certificate", into(&l.Certificate, text)},
 		{"key", into(&l.Key, text)},
