@@ -101,8 +101,8 @@ func shown(t *testing.T, c *Certificate) string {
 	return pair.Leaf.Subject.CommonName
 }
 
-// A renewal shows in the next handshake; at no step of it is there no pair (H12).
-func TestCertificateRotation(t *testing.T) {
+// A renewal shows in the next handshake; at no step of it is there no pair.
+func TestFaultH12CertificateRotation(t *testing.T) {
 	c, r := certificate(t, "old")
 	newCert, newKey := r.pair(t, "new")
 	see := func(step, want string) {

@@ -16,12 +16,12 @@ import (
 )
 
 // fewDescriptors, in the environment, makes the test binary the gateway of
-// TestOutOfDescriptors.
+// TestFaultH8OutOfDescriptors.
 const fewDescriptors = "POSTERN_TEST_FEW_DESCRIPTORS"
 
 // A process that really has no file descriptors left goes on serving those it
-// has let in, and lets others in when some have left (H8).
-func TestOutOfDescriptors(t *testing.T) {
+// has let in, and lets others in when some have left.
+func TestFaultH8OutOfDescriptors(t *testing.T) {
 	if os.Getenv(fewDescriptors) != "" {
 		serveWithFewDescriptors(t)
 		return
@@ -67,7 +67,7 @@ func greeted(c *client, d time.Duration) bool {
 // its address. It ends with the test.
 func startWithFewDescriptors(t *testing.T) (address string) {
 	t.Helper()
-	gateway := exec.Command(os.Args[0], "-test.run=^TestOutOfDescriptors$")
+	gateway := exec.Command(os.Args[0], "-test.run=^TestFaultH8OutOfDescriptors$")
 	gateway.Env = append(os.Environ(), fewDescriptors+"=1")
 	stdin, err := gateway.StdinPipe()
 	if err != nil {

@@ -92,9 +92,9 @@ func shutdown(s *Server, d time.Duration) <-chan error {
 	return done
 }
 
-// Sessions that wait for a command are told and removed nothing (H1); one in
-// the UPDATE state finishes and answers (H2).
-func TestDrain(t *testing.T) {
+// Sessions that wait for a command are told and removed nothing; one in
+// the UPDATE state finishes and answers.
+func TestFaultH1H2Drain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		removing, finish := make(chan struct{}), make(chan struct{})
 		door := doorman{faults: upstreamtest.Faults{Wait: func(_ context.Context, call string) {
@@ -232,9 +232,9 @@ func TestShutdownBeforeServe(t *testing.T) {
 	}
 }
 
-// Without file descriptors, accepting pauses and recovers by itself (H8).
+// Without file descriptors, accepting pauses and recovers by itself.
 // Sessions that are there go on.
-func TestAcceptWithoutDescriptors(t *testing.T) {
+func TestFaultH8AcceptWithoutDescriptors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		s, p := pipe(t, Options{Authenticator: doorman{}, Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -278,8 +278,8 @@ func TestAcceptWithoutDescriptors(t *testing.T) {
 }
 
 // A client that sends an octet now and then without ever logging in has its
-// connection for a minute, and no more of them than its share (C3).
-func TestSlowloris(t *testing.T) {
+// connection for a minute, and no more of them than its share.
+func TestFaultC3Slowloris(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var refused atomic.Int32
 		s, p := pipe(t, Options{Authenticator: doorman{}, Refused: func(_, limit string) {

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a listener accepts has the options that find a dead peer within 30 s (C4).
-func TestSocketOptions(t *testing.T) {
+// What a listener accepts has the options that find a dead peer within 30 s.
+func TestFaultC4DeadPeer(t *testing.T) {
 	l, err := bind(Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)

@@ -30,20 +30,20 @@ import (
 	"postern/upstream/upstreamtest/oracle"
 )
 
-// TestFaults lets an IMAP server get wrong, one after the other, what the table
-// in docs/faults.md lists, and looks at what a POP3 client is told and what is
-// left in the mailbox. A fault's row begins its name, here and in the tests of
-// that name in other packages: go test -run Faults/U14 ./...
-func TestFaults(t *testing.T) {
-	for _, f := range imapRows {
-		t.Run(f.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newFaultBench(t)
-				f.test(t, b)
-				b.wait()
-			})
-		})
-	}
+// These tests let an IMAP server get wrong, one after the other, what the table
+// in docs/faults.md lists, and look at what a POP3 client is told and what is left
+// in the mailbox. The row is in the name of the test, here and in other packages:
+//
+//	go test -run 'Fault.*U14' ./...
+
+// benched runs a test in a bubble, on a bench of its own.
+func benched(t *testing.T, test func(b *faultBench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := newFaultBench(t)
+		test(b)
+		b.wait()
+	})
 }
 
 // A faultBench is a gateway, in a bubble, before a server whose faults are to
@@ -272,14 +272,8 @@ func say(lines ...string) oracle.Fault {
 	}}
 }
 
-// An imapRow is a row of the table, and what it must come to.
-type imapRow struct {
-	name string
-	test func(t *testing.T, b *faultBench)
-}
-
-var imapRows = []imapRow{
-	{"U8 wrong password", func(t *testing.T, b *faultBench) {
+func TestFaultU8WrongPassword(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.always("LOGIN", refuse("NO [AUTHENTICATIONFAILED] no"))
 		for i, want := range []time.Duration{3 * time.Second, 5 * time.Second, 7 * time.Second} {
 			began := time.Now()
@@ -287,44 +281,59 @@ var imapRows = []imapRow{
 			c.login(oracleUser, fmt.Sprint("guess ", i), "-ERR [AUTH]")
 			c.Close()
 			if took := time.Since(began); took != want {
-				t.Errorf("the answer took %v, want %v: the throttle counts", took, want)
+				b.t.Errorf("the answer took %v, want %v: the throttle counts", took, want)
 			}
 		}
-	}},
-	{"U9 back-off", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU9BackOff(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.once("LOGIN", refuse("NO [UNAVAILABLE] Request is throttled. Suggested Backoff Time: 120000 milliseconds"))
 		b.refused("-ERR [SYS/TEMP]")
 		began := time.Now()
 		b.refused("-ERR [SYS/TEMP]")
 		if n := len(b.commands("LOGIN")); n != 1 || time.Since(began) != 0 {
-			t.Errorf("%d logins upstream and an answer after %v, want one and no delay", n, time.Since(began))
+			b.t.Errorf("%d logins upstream and an answer after %v, want one and no delay", n, time.Since(began))
 		}
 		time.Sleep(2 * time.Minute)
 		b.logIn("+OK").leave("+OK")
-	}},
-	{"U9 trouble without a back-off", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU9TroubleWithoutABackOff(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.once("LOGIN", refuse("NO [SERVERBUG] oops"), refuse("NO [UNAVAILABLE] later"))
 		b.refused("-ERR [SYS/TEMP]")
 		b.refused("-ERR [SYS/TEMP]")
 		began := time.Now()
 		b.logIn("+OK").leave("+OK")
 		if took := time.Since(began); took != 0 {
-			t.Errorf("login after an outage took %v, want none: the throttle does not count it", took)
+			b.t.Errorf("login after an outage took %v, want none: the throttle does not count it", took)
 		}
-	}},
-	{"U10 too many connections", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU10TooManyConnections(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		for _, said := range []string{"NO [INUSE] in use", "NO [ALERT] Too many simultaneous connections. (Failure)", "NO [LIMIT] no more"} {
 			b.once("LOGIN", refuse(said))
 			b.refused("-ERR [IN-USE]")
 		}
-	}},
-	{"U10 with a warm connection", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU10WithAWarmConnection(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.options.Warm = time.Minute
 		b.logIn("+OK").leave("+OK")
 		b.always("LOGIN", refuse("NO [LIMIT] no more"))
 		b.logIn("+OK").leave("+OK") // on the connection that is there, which so is none too many
-	}},
-	{"U11 BYE between commands", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU11BYEBetweenCommands(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		c := b.logIn("+OK")
 		c.mark(3)
 		b.Bye("Session invalidated - AccessTokenExpired")
@@ -332,25 +341,34 @@ var imapRows = []imapRow{
 		c.gets(9, b.mail[8])
 		c.say("STAT", "+OK 9 ")
 		if got := b.commands("SELECT"); len(got) != 2 {
-			t.Errorf("SELECT: got %q, want one more for the new connection", got)
+			b.t.Errorf("SELECT: got %q, want one more for the new connection", got)
 		}
 		c.leave("+OK")
 		b.holds(append(b.without(3), late...)...)
-	}},
-	{"U14 drop in the middle of a message", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU14DropInTheMiddleOfAMessage(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.always("message", drop(oracle.DropMiddle))
 		c := b.logIn("+OK")
 		c.mark(1)
 		c.breaksOff(largeMessage)
 		b.holds(b.mail...)
-	}},
-	{"U14 drop once in the middle of a message", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU14DropOnceInTheMiddleOfAMessage(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.once("message", drop(oracle.DropMiddle))
 		c := b.logIn("+OK")
 		c.gets(largeMessage, b.mail[largeMessage-1])
 		c.leave("+OK")
-	}},
-	{"U15 size is an estimate", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU15SizeIsAnEstimate(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.always("listing", rewrite(`RFC822\.SIZE \d+`, "RFC822.SIZE 999"))
 		b.always("look", rewrite(`RFC822\.SIZE \d+`, "RFC822.SIZE 999"))
 		c := b.logIn("+OK maildrop has 10 messages (9990 octets)")
@@ -359,8 +377,11 @@ var imapRows = []imapRow{
 		c.mark(1, largeMessage)
 		c.leave("+OK")
 		b.holds(b.without(1, largeMessage)...)
-	}},
-	{"U16 one octet a second", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU16OneOctetASecond(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.always("message", oracle.Fault{Speak: func(tag string, conn io.ReadWriter) bool {
 			raw := oracle.RawOf(largeMessage - 1)
 			half := len(raw) / 2
@@ -377,10 +398,13 @@ var imapRows = []imapRow{
 		c := b.logIn("+OK")
 		began := time.Now()
 		if got := c.cutOff(largeMessage); got || time.Since(began) > 5*time.Minute {
-			t.Errorf("whole: %v, after %v; want it cut at the slowest rate", got, time.Since(began))
+			b.t.Errorf("whole: %v, after %v; want it cut at the slowest rate", got, time.Since(began))
 		}
-	}},
-	{"U17 stall in the middle of a message", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU17StallInTheMiddleOfAMessage(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.always("message", oracle.Fault{Speak: func(tag string, conn io.ReadWriter) bool {
 			raw := oracle.RawOf(largeMessage - 1)
 			fmt.Fprintf(conn, "* 7 FETCH (UID %d BODY[] {%d}\r\n%s", uidOf(b, largeMessage), len(raw), raw[:len(raw)/2])
@@ -390,10 +414,13 @@ var imapRows = []imapRow{
 		c := b.logIn("+OK")
 		began := time.Now()
 		if got := c.cutOff(largeMessage); got || time.Since(began) > 5*time.Minute {
-			t.Errorf("whole: %v, after %v; want it given up", got, time.Since(began))
+			b.t.Errorf("whole: %v, after %v; want it given up", got, time.Since(began))
 		}
-	}},
-	{"U18 new mail in mid-session", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU18NewMailInMidSession(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		c := b.logIn("+OK maildrop has 10 messages")
 		b.Deliver(oracleUser, 3)
 		c.gets(2, b.mail[1])
@@ -401,8 +428,11 @@ var imapRows = []imapRow{
 		c.say("RETR 11", "-ERR")
 		c.leave("+OK")
 		b.logIn("+OK maildrop has 13 messages").leave("+OK")
-	}},
-	{"U19 message expunged by somebody else", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU19MessageExpungedBySomebodyElse(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		c := b.logIn("+OK")
 		b.Take(oracleUser, b.mail[1])
 		c.say("RETR 2", "-ERR")
@@ -411,8 +441,11 @@ var imapRows = []imapRow{
 		c.say("LIST 5", fmt.Sprintf("+OK 5 %d", len(oracle.RawOf(b.mail[4]))))
 		c.leave("+OK")
 		b.holds(b.without(2, 4)...)
-	}},
-	{"U20 news in the middle of an answer", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU20NewsInTheMiddleOfAnAnswer(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		c := b.logIn("+OK")
 		for i := range 4 {
 			b.Take(oracleUser, b.mail[i])
@@ -424,8 +457,11 @@ var imapRows = []imapRow{
 		c.mark(5)
 		c.leave("+OK")
 		b.holds(b.without(1, 2, 3, 4, 5)...)
-	}},
-	{"U21 another UIDVALIDITY", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU21AnotherUIDVALIDITY(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		c := b.logIn("+OK")
 		b.Renumber(oracleUser)
 		c.say("RETR 2", "-ERR [SYS/TEMP]")
@@ -435,8 +471,11 @@ var imapRows = []imapRow{
 		b.Renumber(oracleUser)
 		c.leave("-ERR [SYS/TEMP] mailbox changed, nothing removed")
 		b.holds(b.mail...)
-	}},
-	{"U22 no lasting UIDs", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU22NoLastingUIDs(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		for _, said := range []string{"[UIDVALIDITY 0] none", "nothing of the kind", "[UIDVALIDITY 9] ok\r\n* NO [UIDNOTSTICKY] not for long"} {
 			b.always("SELECT", rewrite(`\[UIDVALIDITY \d+\] valid`, said))
 			c := b.logIn("+OK")
@@ -444,8 +483,11 @@ var imapRows = []imapRow{
 			c.leave("+OK")
 		}
 		b.holds(b.mail...)
-	}},
-	{"U23 UIDs that are none", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU23UIDsThatAreNone(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		for _, uids := range []string{"3 3", "0 4", "5 4294967296", "6 99999999999999999999", "7 -1"} {
 			var lines []string
 			for i, uid := range strings.Fields(uids) {
@@ -454,25 +496,37 @@ var imapRows = []imapRow{
 			b.always("listing", say(append(lines, "TAG OK done")...))
 			b.refused("-ERR [SYS/TEMP]")
 		}
-	}},
-	{"U24 SELECT refused", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU24SELECTRefused(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.once("SELECT", refuse("NO no"))
 		b.refused("-ERR [SYS/TEMP]")
-	}},
-	{"U24 read-only mailbox", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU24ReadOnlyMailbox(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.always("SELECT", rewrite("READ-WRITE", "READ-ONLY"))
 		c := b.logIn("+OK")
 		c.say("DELE 1", "-ERR [SYS/PERM]")
 		c.leave("+OK")
 		b.holds(b.mail...)
-	}},
-	{"U25 connection lost while listing", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU25ConnectionLostWhileListing(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		for _, do := range []oracle.Do{oracle.DropBefore, oracle.DropMiddle, oracle.DropAfter, oracle.Bye} {
 			b.always("listing", drop(do))
 			b.refused("-ERR [SYS/TEMP]")
 		}
-	}},
-	{"U26 STORE refused", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU26STORERefused(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		for _, said := range []string{"NO [OVERQUOTA] full", "NO [NOPERM] not yours"} {
 			b.always("UID STORE", refuse(said))
 			c := b.logIn("+OK")
@@ -480,18 +534,24 @@ var imapRows = []imapRow{
 			c.leave("-ERR [SYS/PERM] 3 of 3 deleted messages not removed")
 		}
 		if got := b.commands("UID EXPUNGE"); len(got) != 0 {
-			t.Errorf("sent %q after a refused STORE, want none", got)
+			b.t.Errorf("sent %q after a refused STORE, want none", got)
 		}
 		b.holds(b.mail...)
-	}},
-	{"U27 drop between STORE and UID EXPUNGE", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU27DropBetweenSTOREAndUIDEXPUNGE(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.once("UID EXPUNGE", drop(oracle.DropBefore))
 		c := b.logIn("+OK")
 		c.mark(1, 2)
 		c.leave("+OK")
 		b.holds(b.without(1, 2)...)
-	}},
-	{"U27 server lost between STORE and UID EXPUNGE", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU27ServerLostBetweenSTOREAndUIDEXPUNGE(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.once("UID STORE", oracle.Fault{Do: oracle.DropAfter, After: func() { b.setDown(true) }})
 		c := b.logIn("+OK")
 		c.mark(1, 2)
@@ -501,11 +561,14 @@ var imapRows = []imapRow{
 		stores := len(b.commands("UID STORE"))
 		b.logIn("+OK maildrop has 9 messages").leave("+OK")
 		if got := b.commands("UID STORE"); len(got) != stores {
-			t.Errorf("the next login sent %q, want UID EXPUNGE only", got[stores:])
+			b.t.Errorf("the next login sent %q, want UID EXPUNGE only", got[stores:])
 		}
 		b.holds(b.without(1)...)
-	}},
-	{"U28 no answer to UID EXPUNGE", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU28NoAnswerToUIDEXPUNGE(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		for _, do := range []oracle.Do{oracle.DropAfter, oracle.DropMiddle} {
 			b.once("UID EXPUNGE", drop(do))
 			c := b.logIn("+OK")
@@ -514,63 +577,84 @@ var imapRows = []imapRow{
 			b.mail = b.mail[1:]
 			b.holds(b.mail...)
 		}
-	}},
-	{"U28 no answer in time to UID EXPUNGE", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU28NoAnswerInTimeToUIDEXPUNGE(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.once("UID EXPUNGE", drop(oracle.Silence))
 		c := b.logIn("+OK")
 		c.mark(1)
 		c.leave("-ERR [SYS/TEMP]")
 		b.logIn("+OK maildrop has 9 messages").leave("+OK")
 		b.holds(b.without(1)...)
-	}},
-	{"U29 un-deleted by another client", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU29UnDeletedByAnotherClient(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.once("UID STORE", oracle.Fault{After: func() { b.Unflag(oracleUser, b.mail[1]) }})
 		c := b.logIn("+OK")
 		c.mark(1, 2, 3)
 		c.leave("-ERR [SYS/TEMP] 1 of 3 deleted messages not removed")
 		if got := b.commands("UID STORE"); len(got) != 1 {
-			t.Errorf("sent %q, want no second STORE", got)
+			b.t.Errorf("sent %q, want no second STORE", got)
 		}
 		b.holds(b.without(1, 3)...)
-	}},
-	{"U30 neither UIDPLUS nor MOVE", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU30NeitherUIDPLUSNorMOVE(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.Capabilities = "IMAP4rev1"
 		c := b.logIn("+OK")
 		c.say("DELE 1", "-ERR [SYS/PERM]")
 		c.leave("+OK")
 		if got := b.commands("EXPUNGE"); len(got) != 0 {
-			t.Errorf("sent %q, want no EXPUNGE", got)
+			b.t.Errorf("sent %q, want no EXPUNGE", got)
 		}
 		b.holds(b.mail...)
-	}},
-	{"U31 MOVE of a part", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU31MOVEOfAPart(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.options.Policy.Delete = upstream.DeleteTrash
 		b.once("UID MOVE", drop(oracle.Half))
 		c := b.logIn("+OK")
 		c.mark(1, 2, 3, 4)
 		c.leave("-ERR [SYS/PERM] 2 of 4 deleted messages not removed")
 		if in, moved := b.IDs(oracleUser, "INBOX"), b.IDs(oracleUser, oracle.Trash); len(in) != 8 || len(moved) != 2 {
-			t.Errorf("got messages %v and %v in the trash, want 8 and 2", in, moved)
+			b.t.Errorf("got messages %v and %v in the trash, want 8 and 2", in, moved)
 		}
-	}},
-	{"U31 no such folder", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU31NoSuchFolder(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.options.Policy.Delete = upstream.DeleteTrash
 		b.always("UID MOVE", refuse("NO [TRYCREATE] where to?"))
 		c := b.logIn("+OK")
 		c.mark(1, 2)
 		c.leave("-ERR [SYS/")
 		b.holds(b.mail...)
-	}},
-	{"U32 another message under the same UID", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU32AnotherMessageUnderTheSameUID(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		c := b.logIn("+OK")
 		c.mark(2, 3)
 		other := b.Swap(oracleUser, b.mail[1])
 		c.leave("-ERR [SYS/TEMP] 1 of 2 deleted messages not removed")
 		if got := b.IDs(oracleUser, "INBOX"); !slices.Contains(got, other) || slices.Contains(got, b.mail[2]) {
-			t.Errorf("mailbox: got messages %v, want the other one, %d, and not %d", got, other, b.mail[2])
+			b.t.Errorf("mailbox: got messages %v, want the other one, %d, and not %d", got, other, b.mail[2])
 		}
-	}},
-	{"U34 answers without measure", func(t *testing.T, b *faultBench) {
+	})
+}
+
+func TestFaultU34AnswersWithoutMeasure(t *testing.T) {
+	benched(t, func(b *faultBench) {
 		b.options.MaxMessages = 1000 // that a listing may take so many octets more than other answers
 		const most = 64 << 20
 		flood := func(head, again string) oracle.Fault {
@@ -578,7 +662,7 @@ var imapRows = []imapRow{
 				_, err := io.WriteString(conn, head)
 				for octets := 0; err == nil; octets += len(again) {
 					if octets > most {
-						t.Errorf("%q: took %d octets of it, want it cut", head, octets)
+						b.t.Errorf("%q: took %d octets of it, want it cut", head, octets)
 						break
 					}
 					_, err = io.WriteString(conn, again)
@@ -601,35 +685,32 @@ var imapRows = []imapRow{
 			b.refused("-ERR [SYS/TEMP]")
 			runtime.ReadMemStats(&after)
 			if grew := int64(after.HeapSys) - int64(before.HeapSys); grew > most {
-				t.Errorf("%s: the heap grew by %d MiB, want 64 at most", what, grew>>20)
+				b.t.Errorf("%s: the heap grew by %d MiB, want 64 at most", what, grew>>20)
 			}
 		}
-	}},
+	})
 }
 
-// TestFaultsOfJMAP is TestFaults with a JMAP server, in real time.
-func TestFaultsOfJMAP(t *testing.T) {
-	for _, f := range jmapRows {
-		t.Run(f.name, func(t *testing.T) {
-			t.Parallel()
-			server := jmapserver.New("bob", "secret")
-			var raw []string
-			for i := range 5 {
-				raw = append(raw, upstreamtest.Letter(i, 400))
-				server.Deliver(t, raw[i])
-			}
-			web := httptest.NewServer(server)
-			t.Cleanup(web.Close)
-			p := spawn(t, "serve", "-c", writeConfig(t, `
+// beforeJMAP runs a test with the built gateway before a JMAP server with five
+// messages, of which so many of the first are to be removed.
+func beforeJMAP(t *testing.T, removed int, test func(b *jmapBench)) {
+	t.Helper()
+	t.Parallel()
+	server := jmapserver.New("bob", "secret")
+	var raw []string
+	for i := range 5 {
+		raw = append(raw, upstreamtest.Letter(i, 400))
+		server.Deliver(t, raw[i])
+	}
+	web := httptest.NewServer(server)
+	t.Cleanup(web.Close)
+	p := spawn(t, "serve", "-c", writeConfig(t, `
 listeners: [{address: "127.0.0.1:0"}]
 upstreams: {fast: {protocol: jmap, url: %q, plain_http: true}}
 routes: [{user: "*", upstream: fast}]
 `, web.URL+"/.well-known/jmap"))
-			b := &jmapBench{server, t, p.addresses(t)[0]}
-			f.test(b)
-			same(t, "the mailbox holds", server.Messages(t), raw[f.removed:])
-		})
-	}
+	test(&jmapBench{server, t, p.addresses(t)[0]})
+	same(t, "the mailbox holds", server.Messages(t), raw[removed:])
 }
 
 // A jmapBench is the built gateway before a JMAP server.
@@ -673,42 +754,56 @@ func (b *jmapBench) set(answer func(n int, args map[string]any) *jmapserver.Answ
 	}
 }
 
-var jmapRows = []struct {
-	name    string
-	removed int // of the first messages
-	test    func(b *jmapBench)
-}{
-	{"U33 401", 0, func(b *jmapBench) {
+func TestFaultU33JMAPPasswordRefused(t *testing.T) {
+	beforeJMAP(t, 0, func(b *jmapBench) {
 		b.answers(401, "no")
 		b.logIn("-ERR [AUTH]")
-	}},
-	{"U33 429 with Retry-After", 0, func(b *jmapBench) {
+	})
+}
+
+func TestFaultU33JMAP429WithRetryAfter(t *testing.T) {
+	beforeJMAP(t, 0, func(b *jmapBench) {
 		b.answers(429, "slow down", "Retry-After", "3600")
 		b.logIn("-ERR [LOGIN-DELAY]")
 		b.HTTP = nil
 		b.logIn("-ERR [LOGIN-DELAY]") // the pause is kept
-	}},
-	{"U33 503", 0, func(b *jmapBench) {
+	})
+}
+
+func TestFaultU33JMAP503(t *testing.T) {
+	beforeJMAP(t, 0, func(b *jmapBench) {
 		b.answers(503, "later")
 		b.logIn("-ERR [SYS/TEMP]")
-	}},
-	{"U33 truncated JSON", 0, func(b *jmapBench) {
+	})
+}
+
+func TestFaultU33JMAPTruncatedJSON(t *testing.T) {
+	beforeJMAP(t, 0, func(b *jmapBench) {
 		b.answers(200, `{"capabilities": {"urn:ietf:par`, "Content-Type", "application/json")
 		b.logIn("-ERR [SYS/TEMP]")
-	}},
-	{"U33 401 in mid-session", 0, func(b *jmapBench) {
+	})
+}
+
+func TestFaultU33JMAPPasswordRefusedInMidSession(t *testing.T) {
+	beforeJMAP(t, 0, func(b *jmapBench) {
 		c := b.logIn("+OK")
 		c.mark(1)
 		b.answers(401, "no")
 		c.leave("-ERR [SYS/TEMP]") // never [AUTH]: the password was right
-	}},
-	{"U33 method error in a 200", 0, func(b *jmapBench) {
+	})
+}
+
+func TestFaultU33JMAPMethodErrorInA200(t *testing.T) {
+	beforeJMAP(t, 0, func(b *jmapBench) {
 		c := b.logIn("+OK")
 		b.set(func(int, map[string]any) *jmapserver.Answer { return jmapserver.Error("serverFail") })
 		c.mark(1, 2)
 		c.leave("-ERR [SYS/TEMP] 2 of 2 deleted messages not removed")
-	}},
-	{"U33 stateMismatch", 2, func(b *jmapBench) {
+	})
+}
+
+func TestFaultU33JMAPStateMismatch(t *testing.T) {
+	beforeJMAP(t, 2, func(b *jmapBench) {
 		c := b.logIn("+OK")
 		b.set(func(n int, _ map[string]any) *jmapserver.Answer {
 			if n == 1 {
@@ -718,8 +813,11 @@ var jmapRows = []struct {
 		})
 		c.mark(1, 2)
 		c.leave("+OK")
-	}},
-	{"U33 a part not destroyed", 1, func(b *jmapBench) {
+	})
+}
+
+func TestFaultU33JMAPAPartNotDestroyed(t *testing.T) {
+	beforeJMAP(t, 1, func(b *jmapBench) {
 		c := b.logIn("+OK")
 		b.set(func(_ int, args map[string]any) *jmapserver.Answer {
 			args["destroy"] = args["destroy"].([]any)[:1]
@@ -727,7 +825,7 @@ var jmapRows = []struct {
 		})
 		c.mark(1, 2)
 		c.leave("-ERR [SYS/TEMP] 1 of 2 deleted messages not removed")
-	}},
+	})
 }
 
 // cutOff retrieves a message slowly coming, and tells whether it was whole.

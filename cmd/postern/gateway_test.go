@@ -249,7 +249,7 @@ routes:
 	nobody.say("QUIT", "+OK")
 }
 
-func TestSecondSessionIsInUse(t *testing.T) {
+func TestFaultC12SecondSessionIsInUse(t *testing.T) {
 	t.Parallel()
 	server := startIMAP(t, nil)
 	server.add(t, "ann", "a", 1)
@@ -282,7 +282,7 @@ shutdown_timeout: 30s
 	return p, server, at[0], at[1]
 }
 
-func TestSIGTERMInTransactionRemovesNothing(t *testing.T) {
+func TestFaultH1SIGTERMInTransactionRemovesNothing(t *testing.T) {
 	t.Parallel()
 	p, server, pop, _ := drainable(t)
 	fresh, c := dialPOP(t, pop, nil), dialPOP(t, pop, nil)
@@ -366,7 +366,7 @@ func heldUp(t *testing.T, server *memoryIMAP, pop string) (c popClient, release 
 	return c, release
 }
 
-func TestSIGTERMInUpdateLetsItFinish(t *testing.T) {
+func TestFaultH2SIGTERMInUpdateLetsItFinish(t *testing.T) {
 	t.Parallel()
 	p, server, pop, admin := drainable(t)
 	c, release := heldUp(t, server, pop)

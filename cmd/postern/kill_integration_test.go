@@ -512,8 +512,8 @@ var (
 	moveCommands    = []string{"UID FETCH", "UID MOVE", "UID SEARCH"}
 )
 
-// H3: SIGKILL at each step of the commit, for the first chunk and the last.
-func TestKillDovecot(t *testing.T) {
+// SIGKILL at each step of the commit, for the first chunk and the last.
+func TestFaultH3KillDovecot(t *testing.T) {
 	t.Parallel()
 	d := dovecot.Start(t, dovecot.Without("CONDSTORE", "QRESYNC"))
 	account := dovecotAccounts(d)(t)
@@ -522,7 +522,7 @@ func TestKillDovecot(t *testing.T) {
 		killPoints(2, expungeCommands...), killCycles(4))
 }
 
-func TestKillDovecotTrash(t *testing.T) {
+func TestFaultH3KillDovecotTrash(t *testing.T) {
 	t.Parallel()
 	d := dovecot.Start(t, dovecot.Without("CONDSTORE", "QRESYNC"), `namespace inbox {
   inbox = yes
@@ -537,7 +537,7 @@ func TestKillDovecotTrash(t *testing.T) {
 		killPoints(2, moveCommands...), killCycles(2))
 }
 
-func TestKillCyrus(t *testing.T) {
+func TestFaultH3KillCyrus(t *testing.T) {
 	t.Parallel()
 	s := cyrus.Start(t)
 	for _, c := range []struct {

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// TestLogWithoutReader: when standard error is a pipe that nobody reads, and
+// TestFaultH14LogWithoutReader: when standard error is a pipe that nobody reads, and
 // when its reader goes away, sessions go on and the process ends in order.
-func TestLogWithoutReader(t *testing.T) {
+func TestFaultH14LogWithoutReader(t *testing.T) {
 	t.Parallel()
 	server := startIMAP(t, nil)
 	server.add(t, "ann", "a", 1)

@@ -94,10 +94,10 @@ func write(t *testing.T, path string, file []byte) {
 	}
 }
 
-// TestFlippedState: wherever state.db is damaged, it is not served and not
+// TestFaultH7FlippedState: wherever state.db is damaged, it is not served and not
 // replaced; or the login that needs what is damaged fails; or that was nothing.
 // No client is ever shown other unique-ids.
-func TestFlippedState(t *testing.T) {
+func TestFaultH7FlippedState(t *testing.T) {
 	t.Parallel()
 	d, uidls := remembered(t)
 	whole := read(t, d.state("state.db"))
@@ -203,8 +203,8 @@ const (
 	garbage
 )
 
-// TestCacheLostOrDamaged: the gateway serves all the same, and shows what is there.
-func TestCacheLostOrDamaged(t *testing.T) {
+// TestFaultH6CacheLostOrDamaged: the gateway serves all the same, and shows what is there.
+func TestFaultH6CacheLostOrDamaged(t *testing.T) {
 	t.Parallel()
 	s := dovecot.Start(t)
 	box := s.AddUser(t, "ann", "secret")
@@ -274,9 +274,9 @@ func smallDisk(t *testing.T) (dir string) {
 	return dir
 }
 
-// TestDiskFull: what removes is refused, what reads goes on, and nothing has to
+// TestFaultH5DiskFull: what removes is refused, what reads goes on, and nothing has to
 // be done once there is room again.
-func TestDiskFull(t *testing.T) {
+func TestFaultH5DiskFull(t *testing.T) {
 	s := dovecot.Start(t)
 	box := s.AddUser(t, "ann", "secret")
 	raw := letters(0, 20)

@@ -55,8 +55,8 @@ state: off
 	}
 }
 
-// TestDamagedStateIsNotServed: it is reported with what to do, and left as it is.
-func TestDamagedStateIsNotServed(t *testing.T) {
+// TestFaultH7DamagedStateIsNotServed: it is reported with what to do, and left as it is.
+func TestFaultH7DamagedStateIsNotServed(t *testing.T) {
 	r := history(t)
 	r.store.Close()
 	file := filepath.Join(filepath.Dir(r.path), "state", "state.db")

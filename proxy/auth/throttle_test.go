@@ -218,9 +218,9 @@ func TestHangUpInDelay(t *testing.T) {
 	})
 }
 
-// Guesses from a thousand addresses at once (C14) leave those who have logged
+// Guesses from a thousand addresses at once leave those who have logged
 // in before as fast as they were.
-func TestFloodOfGuesses(t *testing.T) {
+func TestFaultC14FloodOfGuesses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("simulates 20,000 connections")
 	}

@@ -33,9 +33,9 @@ func (g *gateway) endedBy(t *testing.T, reason string) {
 	g.allClosed(t)
 }
 
-// H1: a session that waits for a command is told and closed, in whatever state
+// A session that waits for a command is told and closed, in whatever state
 // it is, and nothing is removed.
-func TestDrainOfWaitingSessions(t *testing.T) {
+func TestFaultH1DrainOfWaitingSessions(t *testing.T) {
 	for name, prepare := range map[string]func(c *client){
 		"greeted":        func(c *client) { c.hear("+OK POP3 server ready") },
 		"USER":           func(c *client) { c.hear("+OK POP3 server ready"); c.ask("USER bob", "+OK send the password") },
@@ -199,9 +199,9 @@ func TestDrainWaitsForTheCommandUnderWay(t *testing.T) {
 	})
 }
 
-// H2: what a client asked for by QUIT is done and answered, even after the
+// What a client asked for by QUIT is done and answered, even after the
 // grace period, which ends with the context.
-func TestUpdateOutlivesDrainAndContext(t *testing.T) {
+func TestFaultH2UpdateOutlivesDrainAndContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, drain := drainable(threeMessages...)
 		removing := make(chan struct{})

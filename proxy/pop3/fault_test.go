@@ -64,8 +64,8 @@ func TestOnlyQuitReachesTheUpstream(t *testing.T) {
 	}
 }
 
-// C1: a client that resets the connection in the middle of a message.
-func TestResetInMidMessage(t *testing.T) {
+// A client that resets the connection in the middle of a message.
+func TestFaultC1ResetInMidMessage(t *testing.T) {
 	g := newGateway(upstreamtest.Letter(1, 32<<20), threeMessages[0])
 	c := g.dialTCP(t.Context(), t).logIn()
 	c.ask("DELE 2", "+OK message 2 marked as deleted")
@@ -86,8 +86,8 @@ func TestResetInMidMessage(t *testing.T) {
 	g.allClosed(t)
 }
 
-// C5, C6, C10: what is not the complete line QUIT after DELE removes nothing.
-func TestWithoutQuitNothingIsRemoved(t *testing.T) {
+// What is not the complete line QUIT after DELE removes nothing.
+func TestFaultC5C6C10NothingIsRemovedWithoutQuit(t *testing.T) {
 	for name, sent := range map[string]string{
 		"DELE":                 "DELE 1\r\nDELE 2\r\n",
 		"half a QUIT":          "DELE 1\r\nQUI",
@@ -114,7 +114,7 @@ func TestWithoutQuitNothingIsRemoved(t *testing.T) {
 
 // C7 is testdata/pipelining.txt. Here the octets after QUIT are many, and may
 // not make the kernel reset the connection before the client has its replies.
-func TestLastReplySurvivesUnreadOctets(t *testing.T) {
+func TestFaultC7LastReplySurvivesUnreadOctets(t *testing.T) {
 	g := newGateway(threeMessages...)
 	c := g.dialTCP(t.Context(), t).logIn()
 	c.SetDeadline(time.Now().Add(20 * time.Second))
@@ -124,8 +124,8 @@ func TestLastReplySurvivesUnreadOctets(t *testing.T) {
 	g.holds(t, threeMessages[1:]...)
 }
 
-// C9: ten megabytes without a line end are answered at the limit.
-func TestEndlessLine(t *testing.T) {
+// Ten megabytes without a line end are answered at the limit.
+func TestFaultC9EndlessLine(t *testing.T) {
 	g := newGateway(threeMessages...)
 	c := g.dialTCP(t.Context(), t).logIn()
 	c.SetDeadline(time.Now().Add(20 * time.Second))
@@ -146,8 +146,8 @@ func TestEndlessLine(t *testing.T) {
 	}
 }
 
-// C11: once QUIT is complete, the client is not needed any more.
-func TestResetAfterQuit(t *testing.T) {
+// Once QUIT is complete, the client is not needed any more.
+func TestFaultC11ResetAfterQuit(t *testing.T) {
 	g := newGateway(threeMessages...)
 	removing, gone := make(chan struct{}), make(chan struct{})
 	g.box.Break(upstreamtest.Faults{Wait: func(_ context.Context, call string) {
@@ -185,9 +185,9 @@ func TestUnsentMessageIsNotRemoved(t *testing.T) {
 	})
 }
 
-// C12, without a lock: each session removes what it marked, by name, and each
+// Without a lock, each session removes what it marked, by name, and each
 // numbering stays what it was.
-func TestTwoSessionsOnOneMaildrop(t *testing.T) {
+func TestFaultC12TwoSessionsWithoutALock(t *testing.T) {
 	g := newGateway(threeMessages...)
 	one, two := g.dial(t.Context(), t).logIn(), g.dial(t.Context(), t).logIn()
 	one.ask("DELE 1", "+OK message 1 marked as deleted")
@@ -270,9 +270,9 @@ func (r *overdelivery) Read(p []byte) (int, error) {
 
 func (r *overdelivery) Close() error { r.closed = true; return nil }
 
-// H4: a panic ends its own session, tells the log where it was and nothing of
+// A panic ends its own session, tells the log where it was and nothing of
 // what was being said, and gives the maildrop back.
-func TestPanicEndsOneSessionOnly(t *testing.T) {
+func TestFaultH4PanicEndsOneSessionOnly(t *testing.T) {
 	for _, where := range []string{"authenticate", "list"} {
 		g := newGateway(threeMessages...)
 		other := g.dial(t.Context(), t).logIn()

@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// TestNothingBeforeTLSIsRunAfterIt puts commands behind STLS in clear text,
+// TestFaultC8NothingBeforeTLSIsRunAfterIt puts commands behind STLS in clear text,
 // cut in two at every octet. None may run, whether they are in the buffer when
 // STLS is carried out or arrive during the handshake. RFC 2595 section 4;
 // CVE-2011-0411, CVE-2021-33515, CVE-2021-38084.
-func TestNothingBeforeTLSIsRunAfterIt(t *testing.T) {
+func TestFaultC8NothingBeforeTLSIsRunAfterIt(t *testing.T) {
 	const injected = "STLS\r\nUSER " + testUser + "\r\nPASS " + testPassword + "\r\nDELE 1\r\nQUIT\r\n"
 	for split := range len(injected) + 1 {
 		g := newGateway(threeMessages...)

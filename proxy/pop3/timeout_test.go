@@ -17,8 +17,8 @@ import (
 
 // In these tests time passes at once, but only while everybody waits.
 
-// C3: a client that never logs in, however busy it looks.
-func TestLoginIsLimitedInAll(t *testing.T) {
+// A client that never logs in, however busy it looks.
+func TestFaultC3LoginIsLimitedInAll(t *testing.T) {
 	for name, chatter := range map[string]string{"silent": "", "trickle": "x", "commands": "CAPA\r\n", "AUTH": "AUTH PLAIN\r\n"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -92,9 +92,9 @@ func TestLoginThatNeverEndsIsCut(t *testing.T) {
 	}
 }
 
-// C4, C5: the autologout says nothing and removes nothing, and neither half a
+// The autologout says nothing and removes nothing, and neither half a
 // command nor drops of one put it off. RFC 1939 section 3.
-func TestIdleSessionIsLoggedOut(t *testing.T) {
+func TestFaultC4IdleSessionIsLoggedOut(t *testing.T) {
 	for name, trickle := range map[string]string{"silent": "", "half a QUIT": "QUIT", "drops": strings.Repeat("x", 9)} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -132,8 +132,8 @@ func TestBusySessionStays(t *testing.T) {
 	})
 }
 
-// C2: a client that stops reading, at any point of the dialogue.
-func TestSlowReaderIsCut(t *testing.T) {
+// A client that stops reading, at any point of the dialogue.
+func TestFaultC2SlowReaderIsCut(t *testing.T) {
 	for name, ask := range map[string]string{"RETR": "RETR 1\r\n", "small": "STAT\r\n", "many": strings.Repeat("UIDL\r\n", 50)} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -166,8 +166,8 @@ func (c lateConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// C2: the kernel's verdict on a slow reader is ours.
-func TestSlowReaderIsCutByTheKernel(t *testing.T) {
+// The kernel's verdict on a slow reader is ours.
+func TestFaultC2SlowReaderIsCutByTheKernel(t *testing.T) {
 	g := newGateway(upstreamtest.Letter(1, 1<<20))
 	here, there := net.Pipe()
 	c := g.serve(t.Context(), t, here, lateConn{there}).logIn()

@@ -187,6 +187,20 @@ func TestNothingIsPurgedEarly(t *testing.T) {
 	s.want(0, 1)
 }
 
+// A grace is of days in the life of people: set the clock back, and it is longer.
+func TestFaultH10GraceGoesByTheWallClock(t *testing.T) {
+	s := newScene(t, trash)
+	s.removed("ann", "trash", 1)
+	for _, jump := range []time.Duration{-24 * time.Hour, 0, grace - time.Minute} {
+		s.opener.options.Now = func() time.Time { return time.Now().Add(jump) }
+		s.session()
+		s.want(0, 1)
+	}
+	s.opener.options.Now = func() time.Time { return time.Now().Add(grace + 24*time.Hour) }
+	s.session()
+	s.want(1, 0)
+}
+
 // TestOnlyWhatThePolicyKept: what was moved to the trash while the route said
 // that it stays there is not the present policy's to purge.
 func TestOnlyWhatThePolicyKept(t *testing.T) {

@@ -314,9 +314,9 @@ func filled(t testing.TB, dir string) {
 	}
 }
 
-// H7: whatever is done to the durable file, it is refused, or what is read
+// Whatever is done to the durable file, it is refused, or what is read
 // from it is what was written; never less, never other, never a new database.
-func TestDamagedDatabaseIsNeverReplaced(t *testing.T) {
+func TestFaultH7DamagedDatabaseIsNeverReplaced(t *testing.T) {
 	source := t.TempDir()
 	filled(t, source)
 	whole, err := os.ReadFile(filepath.Join(source, durableFile))
@@ -414,8 +414,8 @@ func TestMissingDatabaseIsNotBegunAnew(t *testing.T) {
 	}
 }
 
-// H6: a damaged cache is a new cache, at start and while it is in use.
-func TestDamagedCacheIsRebuilt(t *testing.T) {
+// A damaged cache is a new cache, at start and while it is in use.
+func TestFaultH6DamagedCacheIsRebuilt(t *testing.T) {
 	source := t.TempDir()
 	filled(t, source)
 	whole, err := os.ReadFile(filepath.Join(source, cacheFile))
@@ -460,7 +460,7 @@ func durable(t testing.TB, dir string) []byte {
 	return content
 }
 
-func TestCacheOfAnotherVersionIsSetAside(t *testing.T) {
+func TestFaultH6CacheOfAnotherVersionIsSetAside(t *testing.T) {
 	dir := t.TempDir()
 	filled(t, dir)
 	execute(t, filepath.Join(dir, cacheFile), fmt.Sprint("PRAGMA user_version = ", cacheVersion+1))
@@ -512,9 +512,9 @@ func full(t *testing.T, db *sql.DB) {
 	}
 }
 
-// H5: a full disk is an error where a removal would rest on the write, and a
+// A full disk is an error where a removal would rest on the write, and a
 // missing listing where it is cached.
-func TestFullDisk(t *testing.T) {
+func TestFaultH5FullDisk(t *testing.T) {
 	var logged bytes.Buffer
 	s := opened(t, Options{Dir: t.TempDir(), Log: slog.New(slog.NewTextHandler(&logged, nil))})
 	if _, err := begin(t, s, "before"); err != nil {
@@ -589,8 +589,8 @@ func writeIntents(dir string) {
 	}
 }
 
-// H3: what Begin and End acknowledged before a SIGKILL is there afterwards.
-func TestKilledWriter(t *testing.T) {
+// What Begin and End acknowledged before a SIGKILL is there afterwards.
+func TestFaultH3KilledWriter(t *testing.T) {
 	dir := t.TempDir()
 	begun, ended := map[int64]bool{}, map[int64]bool{}
 	for round := range 8 {

@@ -34,9 +34,9 @@ type parcel struct {
 	c      *conn
 	i      int // the message
 	uid    imap.UID
-	size   int64        // octets in all, once the first has come
-	coming atomic.Int64 // octets still to come, about
-	landed atomic.Int64 // when all of it was there, in Unix nanoseconds; 0: it is not
+	size   int64                     // octets in all, once the first has come
+	coming atomic.Int64              // octets still to come, about
+	landed atomic.Pointer[time.Time] // when all of it was there; nil: it is not
 
 	ctx  context.Context // of whoever has asked for it
 	stop func() bool
@@ -122,7 +122,8 @@ func (p *parcel) receive(literal imap.LiteralReader) error {
 	}
 	if p != nil {
 		p.Finish(err)
-		p.landed.Store(time.Now().UnixNano())
+		now := time.Now()
+		p.landed.Store(&now)
 	}
 	return nil
 }
@@ -131,10 +132,10 @@ func (p *parcel) receive(literal imap.LiteralReader) error {
 // all there.
 func (p *parcel) lay() time.Duration {
 	at := p.landed.Load()
-	if at == 0 {
+	if at == nil {
 		return -1
 	}
-	return time.Since(time.Unix(0, at))
+	return time.Since(*at)
 }
 
 // counted reads a literal to its end, which the library does not tell from the
