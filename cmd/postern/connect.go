@@ -40,19 +40,20 @@ const connectTime = 2 * time.Minute
 
 // connect logs in upstream and prints what is found.
 func (p *program) connect(c *config.Config, l login) error {
-	r, u, ok := c.Route(l.user)
-	if !ok {
-		return fmt.Errorf("no route takes the user %q", l.user)
-	}
-	password, err := p.password(l)
+	at, err := p.place(c, l.user)
 	if err != nil {
 		return err
 	}
+	account, err := p.credentials(c, at, l.passwordFile)
+	if err != nil {
+		return err
+	}
+	u := at.up
 	ctx, cancel := context.WithTimeout(p.drain, connectTime)
 	defer cancel()
-	fmt.Fprintf(p.out, "\n%s, as %s\n", u.Name, l.user)
+	fmt.Fprintf(p.out, "\n%s, as %s\n", u.Name, at.login)
 	done := p.progress("logging in at " + u.Name)
-	findings, err := describe(ctx, u, wiring{policy: policy(r), uidl: r.UIDL}, upstream.Account{User: l.user, Password: password})
+	findings, err := describe(ctx, u, wiring{policy: policy(at.policy), uidl: at.policy.UIDL}, account)
 	done()
 	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	for _, f := range findings {

@@ -70,7 +70,8 @@ type importing struct {
 	passwordFile                                string
 	connect, dryRun, delivered                  bool
 
-	form migrate.Form
+	form   migrate.Form
+	ledger string // of the user
 }
 
 func (i *importing) flags(c *cobra.Command) {
@@ -149,14 +150,15 @@ func (p *program) importMap(i importing) error {
 	if err != nil {
 		return err
 	}
-	route, up, ok := c.Route(i.user)
-	if !ok {
-		return fmt.Errorf("no route takes the user %q", i.user)
-	}
 	if c.State.Off {
 		return errStateOff
 	}
-	passwords, err := p.importPasswords(i)
+	at, err := p.place(c, i.user)
+	if err != nil {
+		return err
+	}
+	i.ledger = at.ledger(c)
+	passwords, err := p.importPasswords(i, at.ours)
 	if err != nil {
 		return err
 	}
@@ -175,15 +177,21 @@ func (p *program) importMap(i importing) error {
 	if !i.connect {
 		return nil
 	}
-	return p.bind(store, up, route, upstream.Account{User: i.user, Password: passwords.here})
+	account := upstream.Account{User: at.login, Password: passwords.here}
+	if at.ours {
+		if account, err = p.credentials(c, at, ""); err != nil {
+			return err
+		}
+	}
+	return p.bind(c, store, at, account)
 }
 
 // passwords are that of the old server and that of the new one.
 type passwords struct{ old, here upstream.Secret }
 
 // importPasswords asks for what is needed, before any work is done.
-func (p *program) importPasswords(i importing) (w passwords, err error) {
-	if i.connect || i.pop3 != "" && i.pop3PasswordFile == "" {
+func (p *program) importPasswords(i importing, ours bool) (w passwords, err error) {
+	if i.connect && !ours || i.pop3 != "" && i.pop3PasswordFile == "" {
 		if w.here, err = p.password(login{user: i.user, passwordFile: i.passwordFile}); err != nil {
 			return w, err
 		}
@@ -228,7 +236,7 @@ type summary struct {
 
 // readMap reads the map and puts it into the user's ledger.
 func (p *program) readMap(i importing, store state.Store, old upstream.Secret) (summary, error) {
-	account := ledgerAccount(i.user)
+	account := i.ledger
 	var sum summary
 	ctx := context.WithoutCancel(p.drain) // what was read is kept also when that was broken off
 	keep := func(known []ledger.Known) error {
@@ -278,7 +286,7 @@ func (i importing) readFile() (*migrate.Map, error) {
 
 // readServer reads the map of a running server.
 func (p *program) readServer(i importing, store state.Store, password upstream.Secret, keep func([]ledger.Known) error, sum *summary) (summary, error) {
-	have, err := ledger.Issued(p.drain, store, ledgerAccount(i.user))
+	have, err := ledger.Issued(p.drain, store, i.ledger)
 	if err != nil {
 		return *sum, err
 	}
@@ -343,10 +351,11 @@ const bindTime = time.Hour
 
 // bind logs in upstream as a client's session would, and counts the messages
 // that keep the unique-id of the old server.
-func (p *program) bind(store state.Store, u config.Upstream, r config.Route, a upstream.Account) error {
+func (p *program) bind(c *config.Config, store state.Store, at place, a upstream.Account) error {
+	u, r := at.up, at.policy
 	ctx, cancel := context.WithTimeout(p.drain, bindTime+connectTime)
 	defer cancel()
-	known, err := ledger.Issued(ctx, store, ledgerAccount(a.User))
+	known, err := ledger.Issued(ctx, store, at.ledger(c))
 	if err != nil {
 		return err
 	}
@@ -354,7 +363,7 @@ func (p *program) bind(store state.Store, u config.Upstream, r config.Route, a u
 	if err != nil {
 		return err
 	}
-	options := ledgerOptions(u, r)
+	options := ledgerOptions(c, u, r)
 	options.Rebind = bindTime
 	done := p.progress("telling the messages at " + u.Name)
 	listing, err := list(ctx, ledger.New(adapter, store, options), a)

@@ -109,7 +109,7 @@ func (s *selection) has(r state.Removed) bool {
 
 // each calls do for the selected removals, oldest first.
 func (s *selection) each(ctx context.Context, store state.Store, q state.Query, do func(state.Removed) error) error {
-	q.Account, q.Since = s.user, s.from
+	q.Since = s.from
 	for {
 		page, err := store.Removals(ctx, q)
 		if err != nil || len(page) == 0 {
@@ -136,12 +136,16 @@ func (p *program) removals(path string, s selection, asJSON bool) error {
 		return err
 	}
 	defer store.Close()
+	account := s.user
+	if at, err := p.place(c, s.user); err == nil {
+		account = at.login // there are removals of users that no route takes any more, too
+	}
 	show, end := removalTable(p.out)
 	if asJSON {
 		show, end = removalLines(p.out)
 	}
 	n := 0
-	err = s.each(p.drain, store, state.Query{}, func(r state.Removed) error {
+	err = s.each(p.drain, store, state.Query{Account: account}, func(r state.Removed) error {
 		n++
 		return show(r)
 	})

@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"strings"
+	"slices"
 
 	"postern/cmd/internal/config"
 	"postern/proxy/auth"
@@ -15,37 +15,60 @@ import (
 	"postern/upstream/spool"
 )
 
-// routes connects each route to its upstream: an adapter that follows the
-// route's policy, what purges behind it, and the ledger of unique-ids before
-// it. Routes that differ only in their users share all three.
-func (g *gateway) routes(c *config.Config, counts *metrics.Metrics) ([]auth.Route, error) {
-	wirings := map[string]wiring{}
+// openers open the maildrops of every policy that a configuration has at an
+// upstream. Routes that differ only in their users share an adapter that follows
+// the policy, what purges behind it, and the ledger of unique-ids before it.
+type openers struct {
+	config *config.Config
+	made   map[config.Route]upstream.Opener
+}
+
+// openers connects the upstreams.
+func (g *gateway) openers(c *config.Config, counts *metrics.Metrics) (openers, error) {
+	o := openers{c, map[config.Route]upstream.Opener{}}
 	pool := spool.NewPool(spool.Limits{})
 	g.stable = imapc.NewStable(c.Limits.WarmConnections)
 	for _, u := range c.Upstreams {
 		w, err := g.wire(u, c.State, counts)
 		if err != nil {
-			return nil, err
+			return o, err
 		}
 		w.pool, w.stable = pool, g.stable
-		wirings[u.Name] = w
-	}
-	made := map[config.Route]upstream.Opener{}
-	var routes []auth.Route
-	for _, r := range c.Routes {
-		alike := r
-		alike.User = ""
-		opener, ok := made[alike]
-		if !ok {
-			var err error
-			if opener, err = g.opener(c, r, wirings[r.Upstream], counts); err != nil {
-				return nil, err
-			}
-			made[alike] = opener
+		policies := c.Routes
+		if c.HasAccounts() {
+			policies = append(slices.Clone(policies), c.Policy("", u.Name)) // of an account that no route has
 		}
-		routes = append(routes, auth.Route{User: r.User, Upstream: r.Upstream, Opener: opener})
+		for _, r := range policies {
+			if key := alike(r); r.Upstream == u.Name && o.made[key] == nil {
+				if o.made[key], err = g.opener(c, r, w, counts); err != nil {
+					return o, err
+				}
+			}
+		}
 	}
-	return routes, nil
+	return o, nil
+}
+
+// alike is what a route has in common with those that share its opener.
+func alike(r config.Route) config.Route {
+	r.User, r.Login, r.UpstreamUser = "", "", ""
+	return r
+}
+
+// of returns what opens the mailboxes of an account, or nil if the upstream is
+// not there.
+func (o openers) of(account, upstreamName string) upstream.Opener {
+	return o.made[alike(o.config.Policy(account, upstreamName))]
+}
+
+// routes are for those who have no account.
+func (o openers) routes() []auth.Route {
+	var all []auth.Route
+	for _, r := range o.config.Routes {
+		all = append(all, auth.Route{User: r.User, Upstream: r.Upstream, Opener: o.made[alike(r)],
+			Login: r.UpstreamUser, AccountsOnly: r.Login == config.AccountsOnly})
+	}
+	return all
 }
 
 // wire makes what the adapters of an upstream share.
@@ -81,7 +104,7 @@ func (g *gateway) opener(c *config.Config, r config.Route, w wiring, counts *met
 		Log:      g.log,
 	})
 	g.purges = append(g.purges, purging)
-	options := ledgerOptions(u, r)
+	options := ledgerOptions(c, u, r)
 	hooks := counts.Ledger(u.Name)
 	options.Hooks = ledger.Hooks{Churned: hooks.Churned, Rebound: hooks.Rebound, Failed: hooks.Failed}
 	options.Log = g.log.With("upstream", u.Name)
@@ -107,14 +130,14 @@ func policy(r config.Route) upstream.Policy {
 }
 
 // ledgerOptions is how the ledgers of a route are kept.
-func ledgerOptions(u config.Upstream, r config.Route) ledger.Options {
+func ledgerOptions(c *config.Config, u config.Upstream, r config.Route) ledger.Options {
 	churn := ledger.Churn{Known: r.Churn.Known, GonePercent: r.Churn.GonePercent, NewPercent: r.Churn.NewPercent}
 	if r.Churn.Off {
 		churn.Known = -1
 	}
 	return ledger.Options{
 		Origin:      origin(u),
-		Account:     func(a upstream.Account) string { return ledgerAccount(a.User) },
+		Account:     func(a upstream.Account) string { return ledgerAccount(c, u.Name, a.User) },
 		RequireRetr: r.RequireRetr,
 		Churn:       churn,
 	}
@@ -130,10 +153,6 @@ func origin(u config.Upstream) string {
 	}
 	return u.Protocol + " " + where
 }
-
-// ledgerAccount names the ledger of a user, whichever way the name is written
-// and wherever the mail is today.
-func ledgerAccount(user string) string { return strings.ToLower(user) }
 
 // listings are the cached listings of one upstream.
 type listings struct {

@@ -20,6 +20,7 @@ import (
 	"postern/cmd/internal/config"
 	"postern/cmd/internal/logsink"
 	"postern/proxy"
+	"postern/proxy/accounts"
 	"postern/proxy/admin"
 	"postern/proxy/auth"
 	"postern/proxy/metrics"
@@ -122,6 +123,7 @@ type gateway struct {
 	timeout time.Duration // for the drain
 	store   state.Store
 	purges  []*retention.Opener // that use the store
+	book    *accounts.Book      // the same
 	stable  *imapc.Stable
 
 	admin         *http.Server
@@ -148,8 +150,11 @@ func newGateway(c *config.Config, log *slog.Logger, unlogged func() uint64) (_ *
 	if g.store, err = openState(c.State, state.Options{Serve: true, Log: log}); err != nil {
 		return nil, err
 	}
-	routes, err := g.routes(c, counts)
+	openers, err := g.openers(c, counts)
 	if err != nil {
+		return nil, err
+	}
+	if g.book, err = g.accounts(c, openers, counts); err != nil {
 		return nil, err
 	}
 	listeners, err := g.listeners(c, counts)
@@ -163,8 +168,14 @@ func newGateway(c *config.Config, log *slog.Logger, unlogged func() uint64) (_ *
 		}
 	}
 	g.server, err = proxy.Listen(proxy.Options{
-		Listeners:      listeners,
-		Authenticator:  auth.New(auth.Options{Routes: routes, Locker: g.store, LoginDelay: c.Limits.LoginDelay, HeldBack: counts.HeldBack}),
+		Listeners: listeners,
+		Authenticator: auth.New(auth.Options{
+			Accounts:   g.book,
+			Routes:     openers.routes(),
+			Locker:     g.store,
+			LoginDelay: c.Limits.LoginDelay,
+			HeldBack:   counts.HeldBack,
+		}),
 		Limits:         limits(c.Limits),
 		Implementation: "postern",
 		LoginDelay:     c.Limits.LoginDelay,
@@ -319,6 +330,9 @@ func (g *gateway) close() {
 	}
 	if g.stable != nil {
 		g.stable.Close()
+	}
+	if g.book != nil {
+		g.book.Close()
 	}
 	if g.store == nil {
 		return

@@ -29,9 +29,9 @@ type account struct {
 
 const password = "open sesame"
 
-var accounts atomic.Int32
+var users atomic.Int32
 
-func newUser() string { return fmt.Sprintf("user%d@example.org", accounts.Add(1)) }
+func newUser() string { return fmt.Sprintf("user%d@example.org", users.Add(1)) }
 
 func dovecotAccounts(s *dovecot.Server) func(t testing.TB) account {
 	return func(t testing.TB) account {

@@ -56,12 +56,16 @@ func (p *program) accept(path, user string) error {
 	if err != nil {
 		return err
 	}
+	at, err := p.place(c, user)
+	if err != nil {
+		return err
+	}
 	store, err := openStateFor(c.State, state.Options{})
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	if err := ledger.Accept(p.drain, store, ledgerAccount(user)); err != nil {
+	if err := ledger.Accept(p.drain, store, at.ledger(c)); err != nil {
 		return err
 	}
 	fmt.Fprintf(p.out, "The next login of %s is let through.\n", user)

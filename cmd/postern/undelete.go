@@ -30,7 +30,8 @@ What is gone for good is listed, with the reason; the exit code is then 1. Witho
 postern removals for what there is.
 
 The user's password is asked for on the terminal, unless --password-file says
-where it is. The command may run while the gateway does.`,
+where it is; for an account, what postern keeps is taken. The command may run
+while the gateway does.`,
 		Example: `  postern undelete --user ann@example.org --since 2h --dry-run
   postern undelete --user ann@example.org --since 2h
   postern undelete --user ann@example.org --session 7QXK2MDA --password-file secret
@@ -52,16 +53,16 @@ func (p *program) undelete(path string, s selection, passwordFile string, dryRun
 	if err != nil {
 		return err
 	}
-	route, up, ok := c.Route(s.user)
-	if !ok {
-		return fmt.Errorf("no route takes the user %q", s.user)
+	at, err := p.place(c, s.user)
+	if err != nil {
+		return err
 	}
 	store, err := openStateFor(c.State, state.Options{ReadOnly: dryRun})
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	kept, lost, err := p.choose(store, s, up.Name)
+	kept, lost, err := p.choose(store, s, at)
 	if err != nil {
 		return err
 	}
@@ -75,11 +76,11 @@ func (p *program) undelete(path string, s selection, passwordFile string, dryRun
 		fmt.Fprintf(p.out, "%s would be brought back.\n", plural(len(kept), "message"))
 		return someLost(lost)
 	}
-	password, err := p.password(login{user: s.user, passwordFile: passwordFile})
+	account, err := p.credentials(c, at, passwordFile)
 	if err != nil {
 		return err
 	}
-	back, err := p.restore(store, up, route, upstream.Account{User: s.user, Password: password}, kept)
+	back, err := p.restore(store, at.up, at.policy, account, kept)
 	fmt.Fprintf(p.out, "%s brought back.\n", plural(back, "message"))
 	if err != nil {
 		return err
@@ -95,8 +96,8 @@ func someLost(n int) error {
 }
 
 // choose finds what is selected and kept, and says of the rest why not.
-func (p *program) choose(store state.Store, s selection, upstreamName string) (kept []state.Removed, lost int, err error) {
-	err = s.each(p.drain, store, state.Query{}, func(r state.Removed) error {
+func (p *program) choose(store state.Store, s selection, at place) (kept []state.Removed, lost int, err error) {
+	err = s.each(p.drain, store, state.Query{Account: at.login}, func(r state.Removed) error {
 		reason := ""
 		switch {
 		case r.Fate == state.Undone:
@@ -105,7 +106,7 @@ func (p *program) choose(store state.Store, s selection, upstreamName string) (k
 			reason = "it was kept until " + r.FateAt.Local().Format(time.DateTime) + " and then purged"
 		case r.Kept.Mailbox == "":
 			reason = "the policy " + r.Policy + " kept nothing"
-		case r.Upstream != upstreamName:
+		case r.Upstream != at.up.Name:
 			reason = "it is at the upstream " + r.Upstream + ", where no route leads for this user now"
 		default:
 			kept = append(kept, r)

@@ -60,9 +60,10 @@ type Options struct {
 	// nil if the configuration has no such upstream.
 	Opener func(account, upstreamName string) upstream.Opener
 
-	// Tokens returns the tokens of an account whose Credential is OAuth; nil
-	// is for a configuration without any.
-	Tokens func(account, upstreamName string) upstream.TokenSource
+	// Tokens returns the tokens of an account whose Credential is OAuth, and
+	// which is called login at its upstream, or nil if there are none; nil is
+	// for a configuration without any.
+	Tokens func(account, login, upstreamName string) upstream.TokenSource
 
 	// Checked is told of each attempt of somebody with an account: by what kind
 	// of password it succeeded (Generated, Chosen, InConfiguration), or why it
@@ -278,7 +279,7 @@ func (b *Book) account(ctx context.Context, e *entry, label string) (auth.Accoun
 func (b *Book) credential(ctx context.Context, e *entry, a *auth.Account) error {
 	if e.Credential == OAuth {
 		if b.Tokens != nil {
-			a.Tokens = b.Tokens(e.Name, e.Upstream)
+			a.Tokens = b.Tokens(e.Name, a.Login, e.Upstream)
 		}
 		if a.Tokens == nil {
 			return fmt.Errorf("%w: the upstream %q has no oauth, which the account needs", upstream.ErrRejected, e.Upstream)

@@ -51,7 +51,7 @@ func newSite(t *testing.T, configured ...Configured) *site {
 	}
 	s.Book, err = New(t.Context(), Options{Configured: configured, Store: store, Vault: s.vault,
 		Opener:  func(account, up string) upstream.Opener { return openers[up] },
-		Tokens:  func(account, up string) upstream.TokenSource { return tokens[up] },
+		Tokens:  func(account, login, up string) upstream.TokenSource { return tokens[up] },
 		Checked: func(result string) { s.checked = append(s.checked, result) },
 	})
 	if err != nil {

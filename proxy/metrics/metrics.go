@@ -85,6 +85,13 @@ func (m *Metrics) Refused(listener, limit string) {
 // configuration, had asked for a pause.
 func (m *Metrics) HeldBack(upstream string) { m.table.heldBack.WithLabelValues(upstream).Inc() }
 
+// Accounts returns what counts the logins of those who have an account. results
+// are all that it will be told.
+func (m *Metrics) Accounts(results []string) func(result string) {
+	each(results, func(r string) { m.table.accountLogins.WithLabelValues(r) })
+	return func(result string) { m.table.accountLogins.WithLabelValues(known(results, result)).Inc() }
+}
+
 // Certificate adds the expiry of a listener's certificate, once for each
 // listener with TLS. expires is called in every scrape.
 func (m *Metrics) Certificate(listener string, expires func() time.Time) {

@@ -25,6 +25,7 @@ func full() (*Metrics, pop3.Hooks, upstream.Hooks) {
 	m := New("1.2.3")
 	m.Certificate(":995", func() time.Time { return time.Unix(2_000_000_000, 0) })
 	m.LogDropped(func() uint64 { return 7 })
+	m.Accounts([]string{"generated", "wrong_password"})
 	m.Ledger("office")
 	m.Purged("office")
 	m.Journal("office", memory{})
@@ -130,6 +131,7 @@ func TestSeriesAreClosed(t *testing.T) {
 	}
 	up.Disconnected()
 	m.HeldBack("office")
+	m.Accounts([]string{"generated"})("generated")
 	if after := series(t, m); after != before {
 		t.Errorf("series: got %d after the events, want the %d from before", after, before)
 	}

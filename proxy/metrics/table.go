@@ -67,6 +67,7 @@ type table struct {
 	logins          *prometheus.CounterVec
 	heldBack        *prometheus.CounterVec
 	loginSeconds    *prometheus.HistogramVec
+	accountLogins   *prometheus.CounterVec
 	commands        *prometheus.CounterVec
 	commandSeconds  *prometheus.HistogramVec
 
@@ -118,6 +119,7 @@ func newTable(r prometheus.Registerer) *table {
 		logins:          f.counter("logins_total", "Attempts of clients to log in, by result.", "listener", "result"),
 		heldBack:        f.counter("logins_held_back_total", "Logins refused without asking the upstream, which had asked for a pause.", "upstream"),
 		loginSeconds:    f.histogram("login_duration_seconds", "How long clients waited for the answer to a login, throttling included.", loginBuckets, "listener"),
+		accountLogins:   f.counter("account_logins_total", "Attempts with the name of an account, by what opened it (a generated, chosen or configured password, a certificate) or why nothing did.", "result"),
 		commands:        f.counter("commands_total", "POP3 commands answered; cut means that the answer broke off.", "listener", "command", "result"),
 		commandSeconds:  f.histogram("command_duration_seconds", "How long POP3 commands took, the last octet of the answer included.", commandBuckets, "command"),
 

@@ -28,6 +28,8 @@ func (c *Config) check(d *decoder) {
 	if len(c.Upstreams) == 0 && !d.blamed("upstreams") {
 		d.fault("upstreams", "none: postern needs a server to get mail from")
 	}
+	c.checkVault(d)
+	c.checkAccounts(d)
 	c.checkRoutes(d)
 	c.fillPolicy(d)
 	c.checkPolicies(d)
@@ -180,7 +182,7 @@ func isLoopback(address string) bool {
 }
 
 func (c *Config) checkRoutes(d *decoder) {
-	if len(c.Routes) == 0 && !d.blamed("routes") {
+	if len(c.Routes) == 0 && !d.blamed("routes") && !c.HasAccounts() {
 		d.fault("routes", `none: postern needs to know whose mail is where, such as {user: "*", upstream: NAME}`)
 	}
 	for i, r := range c.Routes {
@@ -188,6 +190,15 @@ func (c *Config) checkRoutes(d *decoder) {
 		required(d, at, "user", "upstream")
 		if r.Upstream != "" && !c.hasUpstream(r.Upstream) {
 			d.fault(at+".upstream", "there is no upstream %q%s", r.Upstream, c.upstreamHint(r.Upstream))
+		}
+		if r.Login == AccountsOnly && !c.HasAccounts() && !d.blamed("vault") && !d.blamed("accounts") {
+			d.fault(at+".login", "nobody has an account: there are no accounts in this file, and no vault to keep others in")
+		}
+		if r.Login == PassThrough && c.Upstream(r.Upstream).OAuth.ForAll() {
+			d.fault(at+".login", "must be account: postern is let into every mailbox of %s, and only its own accounts tell who may be let into which", r.Upstream)
+		}
+		if r.Login == AccountsOnly && d.has(at+".upstream_user") {
+			d.fault(at+".upstream_user", "has no use with login: account: each account has its own")
 		}
 		for k, earlier := range c.Routes[:i] {
 			if r.User != "" && earlier.User != "" && covers(earlier.User, r.User) {
@@ -246,8 +257,11 @@ func (c *Config) checkUnused(d *decoder) {
 	for _, r := range c.Routes {
 		used[r.Upstream] = true
 	}
+	for _, a := range c.Accounts {
+		used[a.Upstream] = true
+	}
 	for _, u := range c.Upstreams {
-		if !used[u.Name] {
+		if !used[u.Name] && !c.Vault.Set() { // with one, accounts of the state may be there
 			d.warn("upstreams."+printable(u.Name), "no route leads here")
 		}
 	}
@@ -273,6 +287,7 @@ func (c *Config) checkFiles(d *decoder) {
 			d.fault(at, "no certificate in %s: it must hold PEM", u.CAFile)
 		}
 	}
+	c.checkAccountFiles(d)
 }
 
 func (l Listener) checkFiles(d *decoder, path string) {

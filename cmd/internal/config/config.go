@@ -24,8 +24,10 @@ type Config struct {
 	Admin           Admin
 	Consent         Consent
 	State           State
+	Vault           Vault
 	Upstreams       []Upstream // in the order of the file
-	Routes          []Route    // the first that matches wins
+	Accounts        []Account
+	Routes          []Route // for who has no account; the first that matches wins
 
 	Warnings []Fault // what is allowed, but probably not meant
 }
@@ -130,6 +132,9 @@ type Route struct {
 	User     string // pattern; * stands for any run of characters
 	Upstream string // its name
 
+	Login        string // PassThrough or AccountsOnly
+	UpstreamUser string // login name upstream, a template; "" for the client's
+
 	// What becomes of messages that clients remove.
 	Delete         string        // DeleteExpunge, DeleteTrash, DeleteArchive, DeleteFlag or DeleteNever
 	ArchiveFolder  string        // for DeleteArchive; "" for what the upstream marks as its archive
@@ -183,7 +188,7 @@ func Default() Config {
 
 // defaultRoute is a route of which nothing is said but whose mail is where.
 func defaultRoute() Route {
-	return Route{Delete: DeleteExpunge, Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}}
+	return Route{Login: PassThrough, Delete: DeleteExpunge, Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}}
 }
 
 // loopback is who may log in without TLS unless the file names others.
@@ -241,6 +246,11 @@ func (c *Config) resolve(dir string) {
 			join(name)
 		}
 	}
+	for i := range c.Accounts {
+		join(&c.Accounts[i].PasswordFile)
+		join(&c.Accounts[i].UpstreamPasswordFile)
+	}
+	join(&c.Vault.KeyFile)
 	join(&c.State.Path)
 	join(&c.Consent.PasswordFile)
 }

@@ -112,7 +112,7 @@ func TestDefaults(t *testing.T) {
 		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}}}
 	want.Upstreams = []Upstream{{Name: "office", Protocol: "imap", Address: "imap.example.org:993",
 		TLS: "implicit", MaxMessage: 4 << 30, Credentials: "basic"}}
-	want.Routes = []Route{{User: "*", Upstream: "office", Delete: "expunge", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}}}
+	want.Routes = []Route{{User: "*", Upstream: "office", Login: "passthrough", Delete: "expunge", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}}}
 	if diff := cmp.Diff(&want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
@@ -160,8 +160,18 @@ upstreams:
     fingerprint: AA:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff:00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff
   k: {protocol: jmap, domain: example.org}
   l: {protocol: imap, address: "10.0.0.1:143", tls: off, insecure: true}
+vault: {key_file: vault.key}
+accounts:
+  - user: Scanner@example.org
+    upstream: i
+    upstream_user: "{user}.scans"
+    upstream_password_file: secrets/up
+    password_file: secrets/pop
+    networks: [192.0.2.0/24]
+  - {user: ann, upstream: j, upstream_password_file: /up, password_hash: "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$YTMyb2N0ZXRz"}
+  - {user: bob, upstream: j, upstream_password_file: /up, password_hash: "${HASH}"}
 routes:
-  - {user: "$$*", upstream: i}
+  - {user: "$$*", upstream: i, login: passthrough, upstream_user: "{local}@{domain}"}
   - user: "a*"
     upstream: i
     delete: archive
@@ -174,10 +184,14 @@ routes:
     warm: 90s
     churn: {known: 1, gone_percent: 2, new_percent: 3}
   - {user: "b*", upstream: i, delete: trash, grace: 36h, churn: off}
-  - {user: "c*", upstream: j, delete: flag, grace: 0d}
+  - {user: "c*", upstream: j, delete: flag, grace: 0d, login: account}
   - {user: "*", upstream: j, delete: never, warm: 0s}
 `
-	env := func(name string) (string, bool) { return "k", name == "KEY" }
+	const hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$YTMyb2N0ZXRz"
+	env := func(name string) (string, bool) {
+		value, ok := map[string]string{"KEY": "k", "HASH": hash}[name]
+		return value, ok
+	}
 	got, d := parse(noFile, []byte(text), env, anyUIDL)
 	if err := d.done(got); err != nil {
 		t.Fatal(err)
@@ -205,13 +219,20 @@ routes:
 			{Name: "l", Protocol: "imap", Address: "10.0.0.1:143", TLS: "off", Insecure: true, Credentials: "basic", MaxMessage: 4 << 30},
 		},
 		State: State{Path: "/etc/postern/state", RemovalsKept: 31 * 24 * time.Hour, Cache: 3 << 20},
+		Vault: Vault{KeyFile: "/etc/postern/vault.key"},
+		Accounts: []Account{
+			{User: "Scanner@example.org", Upstream: "i", UpstreamUser: "{user}.scans", UpstreamPasswordFile: "/etc/postern/secrets/up",
+				PasswordFile: "/etc/postern/secrets/pop", Networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}},
+			{User: "ann", Upstream: "j", UpstreamPasswordFile: "/up", PasswordHash: hash},
+			{User: "bob", Upstream: "j", UpstreamPasswordFile: "/up", PasswordHash: hash},
+		},
 		Routes: []Route{
-			{User: "$*", Upstream: "i", Delete: "expunge", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
-			{User: "a*", Upstream: "i", Delete: "archive", ArchiveFolder: "Old/POP3", Grace: 30 * 24 * time.Hour, RequireRetr: true,
+			{User: "$*", Upstream: "i", Login: "passthrough", UpstreamUser: "{local}@{domain}", Delete: "expunge", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
+			{User: "a*", Upstream: "i", Login: "passthrough", Delete: "archive", ArchiveFolder: "Old/POP3", Grace: 30 * 24 * time.Hour, RequireRetr: true,
 				MarkSeen: true, ExpungeIfAlone: true, UIDL: "dovecot", Warm: 90 * time.Second, Churn: Churn{Known: 1, GonePercent: 2, NewPercent: 3}},
-			{User: "b*", Upstream: "i", Delete: "trash", Grace: 36 * time.Hour, Churn: Churn{Off: true, Known: 50, GonePercent: 50, NewPercent: 50}},
-			{User: "c*", Upstream: "j", Delete: "flag", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
-			{User: "*", Upstream: "j", Delete: "never", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
+			{User: "b*", Upstream: "i", Login: "passthrough", Delete: "trash", Grace: 36 * time.Hour, Churn: Churn{Off: true, Known: 50, GonePercent: 50, NewPercent: 50}},
+			{User: "c*", Upstream: "j", Login: "account", Delete: "flag", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
+			{User: "*", Upstream: "j", Login: "passthrough", Delete: "never", Churn: Churn{Known: 50, GonePercent: 50, NewPercent: 50}},
 		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
@@ -358,6 +379,7 @@ func TestExampleShowsEveryKey(t *testing.T) {
 		"": c.fields(), "log.": c.Log.fields(), "limits.": c.Limits.fields(), "admin.": c.Admin.fields(), "consent.": c.Consent.fields(), "state.": c.State.fields(),
 		"listeners[.": new(Listener).fields(), "u.": new(Upstream).fields(), "routes[.": new(Route).fields(),
 		"routes[.churn.": new(Churn).fields(), "u.oauth.": new(OAuth).fields(),
+		"vault.": new(Vault).fields(), "accounts[.": new(Account).fields(),
 	} {
 		for _, f := range fields {
 			if !shown[prefix+f.key] {
@@ -392,4 +414,46 @@ func FuzzParse(f *testing.F) {
 func asFaults(err error) Faults {
 	faults, _ := err.(Faults)
 	return faults
+}
+
+func TestAccountsAndTheirPolicy(t *testing.T) {
+	c, err := parsed(`
+listeners: [{address: "127.0.0.1:1110"}]
+upstreams:
+  office: {protocol: imap, address: "imap.example.org:993"}
+  shop: {protocol: imap, address: "imap.example.net:993"}
+accounts: [{user: Ann, upstream: shop, upstream_password_file: u, password_file: p}]
+routes:
+  - {user: "a*", upstream: office, delete: trash}
+  - {user: "*", upstream: shop, delete: never}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, ok := c.Account("aNN"); !ok || a.Upstream != "shop" {
+		t.Errorf("account %+v, %v; want Ann's", a, ok)
+	}
+	if _, ok := c.Account("bob"); ok {
+		t.Error("bob has an account")
+	}
+	for _, want := range []struct{ user, upstream, policy string }{
+		{"ann", "office", DeleteTrash}, {"ann", "shop", DeleteNever}, {"bob", "office", DeleteExpunge}, {"bob", "shop", DeleteNever},
+	} {
+		if r := c.Policy(want.user, want.upstream); r.Delete != want.policy || r.Upstream != want.upstream || !(r.Churn.Known > 0) {
+			t.Errorf("policy of %s at %s: %+v, want %s", want.user, want.upstream, r, want.policy)
+		}
+	}
+}
+
+// Accounts alone are enough for a gateway.
+func TestAccountsNeedNoRoutes(t *testing.T) {
+	for _, text := range []string{
+		"vault: {key_env: POSTERN_KEY}\n",
+		"accounts: [{user: ann, upstream: office, upstream_password_file: u, password_file: p}]\n",
+	} {
+		c, err := parsed("listeners: [{address: \"127.0.0.1:1110\"}]\nupstreams: {office: {protocol: imap, address: \"imap.example.org:993\"}}\n" + text)
+		if err != nil || len(c.Warnings) > 0 || !c.HasAccounts() {
+			t.Errorf("%s%v, %v; want no fault and no warning", text, err, c.Warnings)
+		}
+	}
 }

@@ -164,3 +164,36 @@ state: {path: `+state+`}
 		t.Errorf("%d files and directories afterwards, want the 5 from before", left)
 	}
 }
+
+func TestAccountFilesAreChecked(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "good", "password\n")
+	write(t, dir, "empty", "\npassword\n")
+	write(t, dir, "open", "password")
+	if err := os.Chmod(filepath.Join(dir, "open"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	path := write(t, dir, "postern.yaml", `
+listeners: [{address: "127.0.0.1:1110"}]
+upstreams: {office: {protocol: imap, address: "imap.example.org:993"}}
+accounts:
+  - {user: ann, upstream: office, password_file: good, upstream_password_file: absent}
+  - {user: bob, upstream: office, password_file: empty, upstream_password_file: good}
+`)
+	_, err := Load(path, anyUIDL)
+	want := strings.TrimSpace(`
+postern.yaml:5: accounts[0].upstream_password_file: cannot read absent: no such file or directory
+postern.yaml:6: accounts[1].password_file: the first line of empty is empty: it must be the password`)
+	if err == nil || strings.ReplaceAll(err.Error(), dir+"/", "") != want {
+		t.Errorf("faults:\n%v\nwant:\n%s", err, want)
+	}
+	path = write(t, dir, "postern.yaml", `
+listeners: [{address: "127.0.0.1:1110"}]
+upstreams: {office: {protocol: imap, address: "imap.example.org:993"}}
+accounts: [{user: ann, upstream: office, password_file: open, upstream_password_file: good}]
+`)
+	c, err := Load(path, anyUIDL)
+	if err != nil || len(c.Warnings) != 1 || c.Warnings[0].Key != "accounts[0].password_file" {
+		t.Errorf("%v, warnings %v; want one of the file that everybody may read", err, c.Warnings)
+	}
+}

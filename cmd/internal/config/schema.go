@@ -17,7 +17,9 @@ func (c *Config) fields() []field {
 		{"admin", section(c.Admin.fields())},
 		{"consent", section(c.Consent.fields())},
 		{"state", c.State.read},
+		{"vault", section(c.Vault.fields())},
 		{"upstreams", c.readUpstreams},
+		{"accounts", c.readAccounts},
 		{"routes", c.readRoutes},
 	}
 }
@@ -111,6 +113,8 @@ func (r *Route) fields() []field {
 	return []field{
 		{"user", into(&r.User, text)},
 		{"upstream", into(&r.Upstream, text)},
+		{"login", into(&r.Login, oneOf(PassThrough, AccountsOnly))},
+		{"upstream_user", into(&r.UpstreamUser, loginTemplate)},
 		{"delete", into(&r.Delete, oneOf(DeleteExpunge, DeleteTrash, DeleteArchive, DeleteFlag, DeleteNever))},
 		{"archive_folder", into(&r.ArchiveFolder, folder)},
 		{"grace", into(&r.Grace, daysOrNone)},
