@@ -5,6 +5,7 @@ package oidc
 
 import (
 	_ "embed"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"html"
@@ -130,6 +131,11 @@ func (s *Server) settings(o Options) map[string]any {
 		})
 	}
 	return map[string]any{"issuer": s.Issuer, "clients": clients, "key": string(s.JWTKey), "rotate": o.Rotate, "accessTokenTTL": o.AccessTokenSeconds}
+}
+
+// JWTKeyPEM is JWTKey as Cyrus reads it (http_jwt_key_dir in imapd.conf(5)).
+func (s *Server) JWTKeyPEM() []byte {
+	return []byte("-----BEGIN HMAC KEY-----\n" + base64.StdEncoding.EncodeToString(s.JWTKey) + "\n-----END HMAC KEY-----\n")
 }
 
 func find(t testing.TB) (node, modules string) {
