@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,14 +35,8 @@ func (j journal) End(ctx context.Context, id int64, removed []upstream.Removal) 
 		if err := j.strike(ctx, tx, id, len(removed) > 0); err != nil {
 			return err
 		}
-		insert, err := tx.PrepareContext(ctx, `INSERT INTO removal (intent, name, uidl, size, kept_mailbox, kept_validity, kept_name)
-			VALUES (?, ?, ?, ?, ?, ?, ?)`)
-		if err != nil {
-			return err
-		}
-		defer insert.Close()
-		for _, r := range removed {
-			if _, err := insert.ExecContext(ctx, id, r.Name, r.UIDL, r.Size, r.Kept.Mailbox, r.Kept.Validity, r.Kept.Name); err != nil {
+		for some := range slices.Chunk(removed, rowsAtOnce) {
+			if err := insertRemovals(ctx, tx, id, some); err != nil {
 				return err
 			}
 		}
@@ -51,6 +46,20 @@ func (j journal) End(ctx context.Context, id int64, removed []upstream.Removal) 
 		return fmt.Errorf("record the outcome of a removal: %w", err)
 	}
 	return nil
+}
+
+// rowsAtOnce is how many rows one statement inserts: a statement costs more
+// than a row of it.
+const rowsAtOnce = 100
+
+func insertRemovals(ctx context.Context, tx *sql.Tx, id int64, removed []upstream.Removal) error {
+	var args []any
+	for _, r := range removed {
+		args = append(args, id, r.Name, r.UIDL, r.Size, r.Kept.Mailbox, r.Kept.Validity, r.Kept.Name)
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO removal (intent, name, uidl, size, kept_mailbox, kept_validity, kept_name)
+		VALUES (?, ?, ?, ?, ?, ?, ?)`+strings.Repeat(`, (?, ?, ?, ?, ?, ?, ?)`, len(removed)-1), args...)
+	return err
 }
 
 // strike ends a pending intent. It stays only if something hangs on it.
