@@ -346,10 +346,14 @@ func (k *killTest) round(p killPoint, random *rand.Rand) {
 	if p.nth > 1 {
 		marks = k.chunk
 	}
-	k.other.deliver(marks + 3)
+	k.other.deliver(2*marks + 3)
 	c, numbers := k.login()
 	present := slices.Sorted(maps.Keys(numbers))
-	random.Shuffle(len(present), func(i, j int) { present[i], present[j] = present[j], present[i] })
+	if p.nth > 1 {
+		present = everySecondFirst(present)
+	} else {
+		random.Shuffle(len(present), func(i, j int) { present[i], present[j] = present[j], present[i] })
+	}
 	marked, bystander := present[:marks], present[marks]
 	if !k.hides {
 		k.flag("+", bystander)
@@ -378,6 +382,17 @@ func (k *killTest) round(p killPoint, random *rand.Rand) {
 	c, _ = k.login() // which settles what is left
 	c.say("QUIT", "+OK")
 	k.mustBeSettled(p, after, k.other.messages("INBOX"), marked, undeleted)
+}
+
+// everySecondFirst orders messages so that the first half of them has no two in
+// a row, which would be one range of UIDs.
+func everySecondFirst(ids []int) (all []int) {
+	for from := range 2 {
+		for i := from; i < len(ids); i += 2 {
+			all = append(all, ids[i])
+		}
+	}
+	return all
 }
 
 // flag sets \Deleted or takes it away.
@@ -504,8 +519,15 @@ func killCycles(n int) int {
 	return 1
 }
 
-// twoChunks is more than fit in one where the server has no CONDSTORE.
+// twoChunks is more than fit in one where the server has no CONDSTORE, the UIDs
+// are long, and no two make a range.
 const twoChunks = 90
+
+// longUIDs makes the UIDs of an INBOX ten digits long from now on.
+func longUIDs(t *testing.T, d *dovecot.Server, user string) {
+	t.Helper()
+	d.Doveadm(t, "mailbox", "update", "-u", user, "--min-next-uid", "1000000001", "INBOX")
+}
 
 var (
 	expungeCommands = []string{"UID FETCH", "UID STORE", "UID EXPUNGE", "UID SEARCH"}
@@ -517,6 +539,7 @@ func TestFaultH3KillDovecot(t *testing.T) {
 	t.Parallel()
 	d := dovecot.Start(t, dovecot.Without("CONDSTORE", "QRESYNC"))
 	account := dovecotAccounts(d)(t)
+	longUIDs(t, d, account.user)
 	k := &killTest{relay: &killRelay{}, other: newOtherClient(t, d.IMAP, account.user), user: account.user, chunk: twoChunks}
 	killed(t, k, fmt.Sprintf("protocol: imap, address: %q, tls: off", k.relay.imap(t, d.IMAP)), "delete: expunge",
 		killPoints(2, expungeCommands...), killCycles(4))
@@ -532,6 +555,7 @@ func TestFaultH3KillDovecotTrash(t *testing.T) {
   }
 }`)
 	account := dovecotAccounts(d)(t)
+	longUIDs(t, d, account.user)
 	k := &killTest{relay: &killRelay{}, other: newOtherClient(t, d.IMAP, account.user), user: account.user, chunk: twoChunks, kept: "Papierkorb"}
 	killed(t, k, fmt.Sprintf("protocol: imap, address: %q, tls: off", k.relay.imap(t, d.IMAP)), "delete: trash",
 		killPoints(2, moveCommands...), killCycles(2))

@@ -3,6 +3,9 @@ package imapc
 import (
 	"context"
 	"fmt"
+	"iter"
+	"slices"
+	"strconv"
 
 	"github.com/emersion/go-imap/v2"
 
@@ -28,19 +31,66 @@ type chunk struct {
 	over    bool  // as far as it goes
 }
 
-// chunkSize is how many UIDs fit on a command line for certain: 4 KiB, or 1000
-// octets for an old server (RFC 7162 section 4, RFC 2683 section 3.2.1.5).
-func (c *conn) chunkSize() int {
-	const longestUID = len("4294967295,")
+const maxNamed = 2000 // messages of one command, however short their set is
+
+// maxSet is how many octets of UIDs fit on a command line for certain: 4 KiB, or
+// less of the 1000 that an old server takes (RFC 7162 section 4, RFC 2683
+// section 3.2.1.5).
+func (c *conn) maxSet() int {
 	if c.caps.Has(imap.CapCondStore) || c.caps.Has(imap.CapIMAP4rev2) {
-		return 4096 / longestUID
+		return 4096
 	}
-	return 940 / longestUID
+	return 940
+}
+
+// lines divides messages, in the order of their UIDs, into as many as fit on a
+// command line each.
+func lines[T any](all []T, uid func(T) uint32, maxSet int) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		for len(all) > 0 {
+			n := fitting(all, uid, maxSet)
+			if !yield(all[:n]) {
+				return
+			}
+			all = all[n:]
+		}
+	}
+}
+
+// fitting returns how many messages, from the first on, have a set of at most
+// maxSet octets for certain. What follows the UID before it makes a range of
+// that, and costs nothing more from then on.
+func fitting[T any](all []T, uid func(T) uint32, maxSet int) int {
+	octets, isRange := 0, false
+	for n, m := range all[:min(len(all), maxNamed)] {
+		follows := n > 0 && uid(m)-uid(all[n-1]) <= 1
+		switch {
+		case !follows:
+			octets += len(strconv.FormatUint(uint64(uid(m)), 10)) + len(",")
+		case !isRange:
+			octets += len(":4294967295")
+		}
+		if isRange = follows; octets > maxSet && n > 0 {
+			return n
+		}
+	}
+	return min(len(all), maxNamed)
+}
+
+func (e entry) name() uint32 { return e.uid }
+
+// divide makes chunks of messages.
+func (c *conn) divide(messages []entry) (chunks []*chunk) {
+	for some := range lines(messages, entry.name, c.maxSet()) {
+		chunks = append(chunks, &chunk{messages: some})
+	}
+	return chunks
 }
 
 // finish ends a chunk of which it is known which messages are left.
 func (k *chunk) finish(left []uint32) {
 	k.gone = append(without(k.uids, left), k.absent...)
+	slices.Sort(k.gone)
 	k.over = true
 }
 
@@ -146,79 +196,107 @@ func (c *conn) look(ctx context.Context, some []entry) (*chunk, error) {
 	return k, k.unseen
 }
 
-// flag is the step before UID EXPUNGE. A chunk that is refused is not expunged:
-// somebody else may have flagged its messages.
-func (c *conn) flag(ctx context.Context, chunks []*chunk) error {
-	queries := make([]*query, len(chunks))
+// take sends the commands that remove the messages of each chunk, and behind
+// them all a search for what is left. In between the mailbox is selected anew,
+// or some servers would look before they have removed: Dovecot 2.3.19 puts off
+// what an expunge changes in a client's view of the mailbox until no other
+// command is waiting. Who looks too early all the same is asked once more.
+//
+// After a lost connection those chunks are over whose search was answered.
+func (c *conn) take(ctx context.Context, chunks []*chunk, commands func(*chunk) []*query, refuse func(status) error) error {
+	removals := make([][]*query, len(chunks))
 	for i, k := range chunks {
-		queries[i] = newQuery(flagCommand(uidSet(k.uids)), ignore)
+		removals[i] = commands(k)
 	}
-	if err := c.askAll(ctx, queries...); err != nil {
+	var box mailbox
+	selected := newQuery("SELECT "+quote(c.selected), box.learn)
+	left := newLook(chunks)
+	err := c.askAll(ctx, slices.Concat(slices.Concat(removals...), []*query{selected}, left.queries())...)
+	for i, k := range chunks {
+		for _, q := range removals[i] {
+			if q.err == nil && q.status.kind != "OK" && k.refusal == nil {
+				k.refusal = refuse(q.status)
+			}
+		}
+	}
+	var again []*chunk
+	if selected.status.kind == "OK" && box.uidValidity == c.box.uidValidity {
+		again = left.see()
+	} else if err == nil {
+		err = fmt.Errorf("mailbox selected again: %s, UIDVALIDITY %d: %w", selected.status, box.uidValidity, errProtocol)
+	}
+	if err != nil {
 		return c.lost("remove", err)
 	}
-	for i, k := range chunks {
-		if s := queries[i].status; s.kind != "OK" {
-			k.refusal = refused("remove", s, upstream.ErrUnavailable)
+	return c.lookAgain(ctx, again)
+}
+
+// A look is a search for what is left of each of some chunks.
+type look struct {
+	of    []*sought
+	there []uidRange // for all, as in recheck
+}
+
+type sought struct {
+	*chunk
+	*searching
+}
+
+func newLook(chunks []*chunk) *look {
+	l := &look{}
+	for _, k := range chunks {
+		l.of = append(l.of, &sought{k, newSearching("UID "+uidSet(k.uids), &l.there)})
+	}
+	return l
+}
+
+func (l *look) queries() (all []*query) {
+	for _, s := range l.of {
+		all = append(all, s.query)
+	}
+	return all
+}
+
+// see ends the chunks of which the answers tell what is left. It returns those
+// that are to be looked for again: the server did not answer, or still has
+// messages that it did not refuse to remove.
+func (l *look) see() (again []*chunk) {
+	for _, s := range l.of {
+		left := within(s.uids, l.there)
+		switch {
+		case s.searching.err != nil:
+			// Lost.
+		case s.status.kind != "OK":
+			s.fail(refused("search", s.status, upstream.ErrUnavailable))
+		case !s.answered || len(left) > 0 && s.refusal == nil:
+			again = append(again, s.chunk)
+		default:
+			s.chunk.finish(left)
+		}
+	}
+	return again
+}
+
+// lookAgain ends chunks by what is left now.
+func (c *conn) lookAgain(ctx context.Context, chunks []*chunk) error {
+	if len(chunks) == 0 {
+		return nil
+	}
+	l := newLook(chunks)
+	if err := c.askAll(ctx, l.queries()...); err != nil {
+		return c.lost("search", err)
+	}
+	l.see()
+	for _, s := range l.of {
+		switch {
+		case s.over:
+		case s.answered:
+			s.chunk.finish(within(s.uids, l.there))
+		default:
+			s.fail(errNoAnswer)
 		}
 	}
 	return nil
-}
-
-// take is the last step: it sends the command that command makes for each chunk
-// that was not refused before, and right behind it a search for what is left.
-// That need not wait, as messages do not come back: if the server did it too
-// early, some are still there, and are looked for again.
-//
-// After a lost connection those chunks are over whose search was answered.
-func (c *conn) take(ctx context.Context, chunks []*chunk, command func(*chunk) *query, refuse func(status) error) error {
-	removals := make([]*query, len(chunks))
-	searches := make([]*searching, len(chunks))
-	var there []uidRange // for all, as in recheck
-	var queries []*query
-	for i, k := range chunks {
-		if k.refusal == nil {
-			removals[i] = command(k)
-			queries = append(queries, removals[i])
-		}
-		searches[i] = newSearching("UID "+uidSet(k.uids), &there)
-		queries = append(queries, searches[i].query)
-	}
-	err := c.askAll(ctx, queries...)
-	if err != nil {
-		err = c.lost("remove", err)
-	}
-	for i, k := range chunks {
-		if removals[i] != nil && removals[i].err == nil && removals[i].status.kind != "OK" {
-			k.refusal = refuse(removals[i].status)
-		}
-		if again := c.see(k, searches[i], there); again && err == nil {
-			err = c.seeAgain(ctx, k)
-		}
-	}
-	return err
-}
-
-// see ends a chunk by the answer to its search, unless there is none that
-// settles it.
-func (c *conn) see(k *chunk, s *searching, there []uidRange) (again bool) {
-	if s.err != nil {
-		return false // lost
-	}
-	if s.status.kind != "OK" {
-		k.fail(refused("search", s.status, upstream.ErrUnavailable))
-		return false
-	}
-	left := within(k.uids, there)
-	if !s.answered || len(left) > 0 && k.refusal == nil {
-		return true
-	}
-	k.finish(left)
-	return false
-}
-
-func (c *conn) seeAgain(ctx context.Context, k *chunk) error {
-	left, err := c.present(ctx, k.uids)
-	return c.conclude(k, left, err)
 }
 
 // conclude ends a chunk, unless err means that the connection was lost.
@@ -234,12 +312,21 @@ func (c *conn) conclude(k *chunk, left []uint32, err error) (lost error) {
 	return nil
 }
 
-// expunge removes the messages of some chunks. RFC 4315 section 2.1.
+// expunge removes the messages of some chunks. UID EXPUNGE need not wait for
+// STORE: it takes what is flagged of what it names, and nothing if the server
+// has refused to flag it. RFC 4315 section 2.1.
 func (c *conn) expunge(ctx context.Context, chunks []*chunk) error {
-	if err := c.flag(ctx, chunks); err != nil {
-		return err
-	}
-	return c.take(ctx, chunks, func(k *chunk) *query {
-		return newQuery("UID EXPUNGE "+uidSet(k.uids), ignore)
-	}, func(s status) error { return refused("remove", s, upstream.ErrUnavailable) })
+	return c.take(ctx, chunks, func(k *chunk) []*query {
+		set := uidSet(k.uids)
+		return []*query{newQuery(flagCommand(set), ignore), newQuery("UID EXPUNGE "+set, ignore)}
+	}, refusedRemoval)
 }
+
+// expungeFlagged removes those messages of some chunks that are flagged already.
+func (c *conn) expungeFlagged(ctx context.Context, chunks []*chunk) error {
+	return c.take(ctx, chunks, func(k *chunk) []*query {
+		return []*query{newQuery("UID EXPUNGE "+uidSet(k.uids), ignore)}
+	}, refusedRemoval)
+}
+
+func refusedRemoval(s status) error { return refused("remove", s, upstream.ErrUnavailable) }

@@ -40,6 +40,8 @@ type arrival struct {
 	uid   uint32
 }
 
+func (a arrival) name() uint32 { return a.uid }
+
 func (k *keeper) fail(err error) {
 	if k.err == nil {
 		k.err = err
@@ -126,7 +128,7 @@ func (k *keeper) in(ctx context.Context, group []int, kept []upstream.Removal, d
 		}
 	}
 	slices.SortFunc(all, func(a, b chosen) int { return cmp.Compare(a.uid, b.uid) })
-	for some := range slices.Chunk(all, k.chunkSize()) {
+	for some := range lines(all, chosen.name, k.maxSet()) {
 		if err := do(k, ctx, some); err != nil {
 			if k.g.broken() != nil {
 				return err
@@ -172,23 +174,24 @@ func (k *keeper) purge(ctx context.Context, some []chosen) error {
 	if !k.uidPlus() {
 		return rejected("the server has no UIDPLUS")
 	}
-	var refusal error
-	if k.isListed(k.place.Mailbox) {
+	hidden := k.isListed(k.place.Mailbox)
+	if hidden {
 		flagged, err := k.find(ctx, uids, " DELETED")
 		if err != nil {
 			return err
 		}
 		k.finish(some, without(uids, flagged))
 		uids = flagged
-	} else if len(uids) > 0 {
-		if refusal, err = k.tell(ctx, flagCommand(uidSet(uids))); err != nil {
-			return err
-		}
 	}
-	if len(uids) == 0 || refusal != nil {
-		return refusal
+	if len(uids) == 0 {
+		return nil
 	}
-	if refusal, err = k.tell(ctx, "UID EXPUNGE "+uidSet(uids)); err != nil {
+	commands := []string{flagCommand(uidSet(uids)), "UID EXPUNGE " + uidSet(uids)}
+	if hidden {
+		commands = commands[1:]
+	}
+	refusal, err := k.tell(ctx, "remove", commands...)
+	if err != nil {
 		return err
 	}
 	left, err := k.present(ctx, uids)
@@ -233,7 +236,7 @@ func (k *keeper) restore(ctx context.Context, some []chosen) error {
 
 // unflag takes the flag off messages that are in their mailbox still.
 func (k *keeper) unflag(ctx context.Context, some []chosen, uids []uint32) error {
-	refusal, err := k.tell(ctx, "UID STORE "+uidSet(uids)+` -FLAGS.SILENT (\Deleted)`)
+	refusal, err := k.tell(ctx, "take back", "UID STORE "+uidSet(uids)+` -FLAGS.SILENT (\Deleted)`)
 	if err != nil {
 		return err
 	}
@@ -256,7 +259,7 @@ func (k *keeper) arrive(ctx context.Context) (err error) {
 		return err
 	}
 	slices.SortFunc(all, func(a, b arrival) int { return cmp.Compare(a.uid, b.uid) })
-	for some := range slices.Chunk(all, k.chunkSize()) {
+	for some := range lines(all, arrival.name, k.maxSet()) {
 		uids := make([]uint32, len(some))
 		for i, a := range some {
 			uids[i] = a.uid

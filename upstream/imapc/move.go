@@ -119,9 +119,9 @@ func (r *removal) move(ctx context.Context, c *conn, chunks []*chunk) error {
 
 func (r *removal) moveAll(ctx context.Context, c *conn, chunks []*chunk) error {
 	moves := make(map[*chunk]*transferring)
-	lost := c.take(ctx, chunks, func(k *chunk) *query {
+	lost := c.take(ctx, chunks, func(k *chunk) []*query {
 		moves[k] = newTransfer("MOVE", k.uids, r.to)
-		return moves[k].query
+		return []*query{moves[k].query}
 	}, func(s status) error { return &noMove{s} })
 	for k, t := range moves {
 		t.learn(k.uids, r.kept)

@@ -52,6 +52,7 @@ func TestTrashByMove(t *testing.T) {
 				`LIST (SPECIAL-USE) "" "*"`,
 				"UID FETCH 3,6 (UID RFC822.SIZE)",
 				`UID MOVE 3,6 "Papierkorb"`,
+				`SELECT "INBOX"`,
 				"UID SEARCH UID 3,6",
 			}
 			if got := f.sent("")[before:]; !slices.Equal(got, want) {
@@ -424,26 +425,14 @@ func TestPoliciesThatCannotBe(t *testing.T) {
 func TestChangeAfterTheFirstChunk(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
 		j := f.journal()
-		f.messages = nil
-		var all []int
-		for i := range 400 {
-			f.messages = append(f.messages, fakeMessage{uid: uint32(i + 1), raw: "x: y\r\n"})
-			all = append(all, i)
-		}
+		all := f.crowd(2 * small)
 		d := f.list()
-		expunges := 0
-		f.fault = func(c *fakeConn, command string) bool {
-			if strings.HasPrefix(command, "UID EXPUNGE") {
-				expunges++
-			}
-			if expunges < 2 || f.uidValidity == "78" {
-				return false
-			}
+		f.fault = onNth(2, "UID SEARCH", func(c *fakeConn, _ string) bool {
 			f.uidValidity = "78"
 			return drop(c)
-		}
+		})
 		n, err := d.Remove(t.Context(), all)
-		if errors.Is(err, upstream.ErrChanged) || !errors.Is(err, upstream.ErrUnavailable) || n != d.listing.Len()-28 || len(j.removed[1]) != n {
+		if errors.Is(err, upstream.ErrChanged) || !errors.Is(err, upstream.ErrUnavailable) || n != small || len(j.removed[1]) != n {
 			t.Errorf("removed %d, %v; noted %d", n, err, len(j.removed[1]))
 		}
 		j.wantPending()
@@ -715,12 +704,8 @@ func TestMarkSeen(t *testing.T) {
 func TestManyAreSeenInChunks(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
 		f.options.Policy.Seen = true
-		f.messages = nil
-		var all []int
-		for i := range 1000 {
-			f.messages = append(f.messages, fakeMessage{uid: uint32(2*i + 1), raw: "x: y\r\n"})
-			all = append(all, i)
-		}
+		all := f.crowd(1000)
+		f.caps += " CONDSTORE"
 		if err := f.list().MarkSeen(t.Context(), all); err != nil {
 			t.Error(err)
 		}

@@ -110,7 +110,7 @@ func (r *removal) run(ctx context.Context) {
 		case err == nil:
 			r.width = min(2*r.width, maxChunks)
 			continue
-		case r.changed && r.gone > 0:
+		case r.changed && len(r.sent) > 0:
 			// ErrChanged would say that nothing was removed.
 			r.fail(fmt.Errorf("%s: %w", printable([]byte(err.Error())), upstream.ErrUnavailable))
 			return
@@ -161,18 +161,13 @@ func (r *removal) next(ctx context.Context) error {
 }
 
 // group divides the first messages of todo.
-func (r *removal) group(c *conn, w way) (chunks []*chunk) {
+func (r *removal) group(c *conn, w way) []*chunk {
 	width := 1
 	if w == byExpunge || w == byMove {
 		width = r.width
 	}
-	for messages := range slices.Chunk(r.todo, c.chunkSize()) {
-		chunks = append(chunks, &chunk{messages: messages})
-		if len(chunks) == width {
-			break
-		}
-	}
-	return chunks
+	chunks := c.divide(r.todo)
+	return chunks[:min(width, len(chunks))]
 }
 
 // settle takes the chunks that are over from todo, and notes what became of
@@ -256,7 +251,7 @@ func (c *conn) compare(some []entry, found map[uint32]int64) (uids, absent []uin
 // count notes which messages of a chunk are gone.
 func (r *removal) count(k *chunk) {
 	for _, e := range k.messages {
-		if !slices.Contains(k.gone, e.uid) {
+		if !contains(k.gone, e.uid) {
 			continue
 		}
 		r.gone++
@@ -287,7 +282,7 @@ func (r *removal) act(ctx context.Context, c *conn, w way, uids []uint32) (refus
 	case byExpungeAlone:
 		return c.expungeAlone(ctx, uids)
 	case byFlag:
-		return c.tell(ctx, flagCommand(uidSet(uids)))
+		return c.tell(ctx, "remove", flagCommand(uidSet(uids)))
 	}
 	refusal, err = c.moveAway(ctx, w, uids, r.to, r.kept)
 	if err != nil || !r.mayCreate(c, refusal) {
@@ -308,7 +303,7 @@ func (r *removal) mayCreate(c *conn, refusal error) bool {
 
 func (r *removal) create(ctx context.Context, c *conn) (refusal, err error) {
 	r.created = true
-	return c.tell(ctx, "CREATE "+quote(r.to))
+	return c.tell(ctx, "create a mailbox", "CREATE "+quote(r.to))
 }
 
 // left returns the messages that were not removed. Their presence decides, not
@@ -340,27 +335,29 @@ func (c *conn) here(uid uint32) upstream.Place {
 	}
 }
 
-// tell sends a command that is answered by a status alone. refusal is a NO or
-// BAD; err means that the connection was lost.
-func (c *conn) tell(ctx context.Context, command string) (refusal, err error) {
-	s, err := c.ask(ctx, c.searched(), command, ignore)
-	if err != nil {
-		return nil, c.lost("remove", err)
+// tell sends commands that are answered by a status alone, without waiting in
+// between. refusal is the first NO or BAD; err means that the connection was lost.
+func (c *conn) tell(ctx context.Context, doing string, commands ...string) (refusal, err error) {
+	queries := make([]*query, len(commands))
+	for k, command := range commands {
+		queries[k] = newQuery(command, ignore)
 	}
-	if s.kind != "OK" {
-		return refused("remove", s, upstream.ErrUnavailable), nil
+	if err := c.askAll(ctx, queries...); err != nil {
+		return nil, c.lost(doing, err)
+	}
+	for _, q := range queries {
+		if q.status.kind != "OK" {
+			return refused(doing, q.status, upstream.ErrUnavailable), nil
+		}
 	}
 	return nil, nil
 }
 
 func flagCommand(set string) string { return "UID STORE " + set + ` +FLAGS.SILENT (\Deleted)` }
 
-// flagAndExpunge removes exactly the messages of a set. RFC 4315 section 2.1.
+// flagAndExpunge removes exactly the messages of a set, as expunge does.
 func (c *conn) flagAndExpunge(ctx context.Context, set string) (refusal, err error) {
-	if refusal, err = c.tell(ctx, flagCommand(set)); refusal != nil || err != nil {
-		return refusal, err
-	}
-	return c.tell(ctx, "UID EXPUNGE "+set)
+	return c.tell(ctx, "remove", flagCommand(set), "UID EXPUNGE "+set)
 }
 
 // expungeAlone removes messages from a server that cannot be told which, by the
@@ -377,7 +374,7 @@ func (c *conn) expungeAlone(ctx context.Context, uids []uint32) (refusal, err er
 		if !alone {
 			return fmt.Errorf("other messages are flagged: %w", upstream.ErrUnavailable), nil
 		}
-		if refusal, err = c.tell(ctx, command); refusal != nil || err != nil {
+		if refusal, err = c.tell(ctx, "remove", command); refusal != nil || err != nil {
 			return refusal, err
 		}
 	}
@@ -392,7 +389,7 @@ func (c *conn) alone(ctx context.Context, uids []uint32) (bool, error) {
 	}
 	for _, r := range flagged {
 		for uid := uint64(r.first); uid <= uint64(r.last); uid++ {
-			if _, found := slices.BinarySearch(uids, uint32(uid)); !found {
+			if !contains(uids, uint32(uid)) {
 				return false, nil
 			}
 		}

@@ -47,10 +47,11 @@ func TestRemoveNamesTheMessagesAndNothingElse(t *testing.T) {
 			"UID FETCH 3,5:6 (UID RFC822.SIZE)",
 			`UID STORE 3,5:6 +FLAGS.SILENT (\Deleted)`,
 			"UID EXPUNGE 3,5:6",
+			`SELECT "INBOX"`,
 			"UID SEARCH UID 3,5:6",
 		}
 		all := f.sent("")
-		if got := all[len(all)-4:]; !slices.Equal(got, want) {
+		if got := all[len(all)-5:]; !slices.Equal(got, want) {
 			t.Errorf("sent %q, want %q", got, want)
 		}
 	})
@@ -180,8 +181,8 @@ func TestRefusedStoreRemovesNothing(t *testing.T) {
 			f.take(3)
 			f.fault = onCommand("UID STORE", func(c *fakeConn) bool { c.say("%s %s", c.tag, answer); return true })
 			wantRemoved(t, f, d, []int{0, 1, 2}, 1, want, 5, 6, 9)
-			if got := f.sent("UID EXPUNGE"); got != nil {
-				t.Errorf("sent %q after %s", got, answer)
+			if len(f.expunged) > 0 {
+				t.Errorf("expunged %v after %s", f.expunged, answer)
 			}
 		})
 	}
@@ -229,8 +230,39 @@ func TestRemoveCarriesOnAfterALostConnection(t *testing.T) {
 func TestRemoveStopsWhenTheMailboxChanged(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
 		d := f.list()
-		f.fault = onCommand("UID STORE", func(c *fakeConn) bool { f.uidValidity = "78"; return drop(c) })
+		f.fault = onCommand("UID FETCH 3 ", func(c *fakeConn) bool { f.uidValidity = "78"; return drop(c) })
 		wantRemoved(t, f, d, []int{0}, 0, upstream.ErrChanged, 3, 5, 6, 9)
+	})
+}
+
+// A search tells nothing of a mailbox that was not selected, or is another one.
+func TestMailboxIsSelectedBeforeItIsSearched(t *testing.T) {
+	for name, answer := range map[string]func(f *fake, c *fakeConn) bool{
+		"refused": func(_ *fake, c *fakeConn) bool { return refuseIt(c, "") },
+		"hollow":  func(_ *fake, c *fakeConn) bool { c.ok("done"); return true },
+		"lost":    func(_ *fake, c *fakeConn) bool { return drop(c) },
+	} {
+		bubble(t, func(t *testing.T, f *fake) {
+			j := f.journal()
+			d := f.list()
+			f.fault = onCommand("SELECT", func(c *fakeConn) bool { return answer(f, c) })
+			n, err := d.Remove(t.Context(), []int{0})
+			if n != 1 || err != nil || f.connections != 2 {
+				t.Errorf("%s: removed %d, %v; %d connections", name, n, err, f.connections)
+			}
+			j.wantNames("3")
+		})
+	}
+	bubble(t, func(t *testing.T, f *fake) {
+		j := f.journal()
+		d := f.list()
+		f.fault = onCommand("SELECT", func(*fakeConn) bool { f.uidValidity, f.messages = "78", nil; return false })
+		n, err := d.Remove(t.Context(), []int{0})
+		if n != 0 || errors.Is(err, upstream.ErrChanged) || !errors.Is(err, upstream.ErrUnavailable) {
+			t.Errorf("removed %d, %v", n, err)
+		}
+		j.wantNames()
+		j.wantPending()
 	})
 }
 
@@ -402,19 +434,13 @@ func TestLongSetsAreSplit(t *testing.T) {
 // A refused chunk is counted, and the others are removed.
 func TestOneRefusedChunkAmongMany(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
-		f.messages = nil
-		var all []int
-		for i := range 1000 {
-			f.messages = append(f.messages, fakeMessage{uid: uint32(i + 1), raw: "x: y\r\n"})
-			all = append(all, i)
-		}
+		all := f.crowd(1000)
 		d := f.list()
 		f.fault = onCommand("UID STORE", func(c *fakeConn) bool { c.say("%s NO no", c.tag); return true })
 		n, err := d.Remove(t.Context(), all)
-		size := d.c.chunkSize()
 		wantError(t, "remove", err, upstream.ErrUnavailable)
-		if n != 1000-size || len(f.uids()) != size {
-			t.Errorf("removed %d, %d left; want %d and %d", n, len(f.uids()), 1000-size, size)
+		if n != 1000-small || len(f.uids()) != small {
+			t.Errorf("removed %d, %d left; want %d and %d", n, len(f.uids()), 1000-small, small)
 		}
 	})
 }

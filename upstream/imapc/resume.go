@@ -3,6 +3,7 @@ package imapc
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -82,16 +83,15 @@ func (u *Upstream) settle(ctx context.Context, c *conn, intent upstream.Intent) 
 		return false, u.o.Journal.End(ctx, intent.ID, nil)
 	}
 	var removed []upstream.Removal
-	for len(todo) > 0 {
-		some := todo[:min(len(todo), c.chunkSize())]
-		todo = todo[len(some):]
-		gone, err := c.complete(ctx, way, some)
-		if err != nil {
+	for chunks := range slices.Chunk(c.divide(todo), maxChunks) {
+		if err := c.complete(ctx, way, chunks); err != nil {
 			return true, err
 		}
-		for _, e := range some {
-			if kept, ok := gone[e.uid]; ok {
-				removed = append(removed, u.removal(c.box.uidValidity, e, kept))
+		for _, k := range chunks {
+			for _, e := range k.messages {
+				if contains(k.gone, e.uid) {
+					removed = append(removed, u.removal(c.box.uidValidity, e, c.place(way, k, e.uid)))
+				}
 			}
 		}
 	}
@@ -104,45 +104,52 @@ func (u *Upstream) settle(ctx context.Context, c *conn, intent upstream.Intent) 
 	return true, nil
 }
 
-// complete finishes the removal of some messages, where that takes UID EXPUNGE
-// alone, and tells which are gone, with the place where they are kept.
-func (c *conn) complete(ctx context.Context, begun string, some []entry) (map[uint32]upstream.Place, error) {
-	k, err := c.look(ctx, some)
-	if err != nil {
-		return nil, err
+// complete finishes the removal of some chunks, where that takes UID EXPUNGE
+// alone, and finds out which of their messages are gone.
+func (c *conn) complete(ctx context.Context, begun string, chunks []*chunk) error {
+	if err := c.recheck(ctx, chunks); err != nil {
+		return err
 	}
-	if k.hidden > 0 {
-		return nil, k.notShown()
+	there := slices.DeleteFunc(slices.Clone(chunks), func(k *chunk) bool { return k.over })
+	if err := c.completeThere(ctx, begun, there); err != nil {
+		return err
 	}
-	uids, gone := k.uids, make(map[uint32]upstream.Place)
-	for _, uid := range k.absent {
-		gone[uid] = upstream.Place{}
-	}
-	if len(uids) == 0 {
-		return gone, nil
-	}
-	switch now, unable := c.way(); {
-	case begun == byFlag.String():
-		flagged, err := c.find(ctx, uids, " DELETED")
-		for _, uid := range flagged {
-			gone[uid] = c.here(uid)
-		}
-		return gone, err
-	case begun == byExpunge.String() && now == byExpunge && unable == nil:
-		refusal, err := c.tell(ctx, "UID EXPUNGE "+uidSet(uids))
-		if err != nil {
-			return nil, err
-		}
-		left, err := c.present(ctx, uids)
-		if err != nil {
-			return nil, err
-		}
-		if refusal != nil && len(left) > 0 {
-			return nil, refusal
-		}
-		for _, uid := range without(uids, left) {
-			gone[uid] = upstream.Place{}
+	for _, k := range chunks {
+		switch left := len(without(k.uids, k.gone)); {
+		case k.unseen != nil:
+			return k.unseen
+		case left > 0 && k.refusal != nil:
+			return k.refusal
+		case k.hidden > 0:
+			return k.notShown()
 		}
 	}
-	return gone, nil
+	return nil
+}
+
+func (c *conn) completeThere(ctx context.Context, begun string, chunks []*chunk) error {
+	now, unable := c.way()
+	if len(chunks) > 0 && begun == byExpunge.String() && now == byExpunge && unable == nil {
+		return c.expungeFlagged(ctx, chunks)
+	}
+	for _, k := range chunks {
+		left := k.uids
+		if begun == byFlag.String() {
+			flagged, err := c.find(ctx, k.uids, " DELETED")
+			if err != nil {
+				return err
+			}
+			left = without(k.uids, flagged)
+		}
+		k.finish(left)
+	}
+	return nil
+}
+
+// place is where a message is that was removed by the way that the journal tells.
+func (c *conn) place(begun string, k *chunk, uid uint32) upstream.Place {
+	if begun == byFlag.String() && !contains(k.absent, uid) {
+		return c.here(uid)
+	}
+	return upstream.Place{}
 }

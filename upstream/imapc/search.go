@@ -37,10 +37,12 @@ func (c *conn) search(ctx context.Context, criteria string) (found []uidRange, e
 		return nil, refused("search", s.status, upstream.ErrUnavailable)
 	}
 	if !s.answered {
-		return nil, fmt.Errorf("search: no answer: %w: %w", errProtocol, upstream.ErrUnavailable)
+		return nil, errNoAnswer
 	}
 	return found, nil
 }
+
+var errNoAnswer = fmt.Errorf("search: no answer: %w: %w", errProtocol, upstream.ErrUnavailable)
 
 // A searching is a search on its way.
 type searching struct {
@@ -67,9 +69,14 @@ func (c *conn) present(ctx context.Context, uids []uint32) ([]uint32, error) {
 	return c.find(ctx, uids, "")
 }
 
-// without returns the elements of all that are not in some.
+// without returns the elements of all that are not in some, which is sorted.
 func without(all, some []uint32) []uint32 {
-	return slices.DeleteFunc(slices.Clone(all), func(uid uint32) bool { return slices.Contains(some, uid) })
+	return slices.DeleteFunc(slices.Clone(all), func(uid uint32) bool { return contains(some, uid) })
+}
+
+func contains(sorted []uint32, uid uint32) bool {
+	_, found := slices.BinarySearch(sorted, uid)
+	return found
 }
 
 // uidSet writes UIDs, which are sorted, as a set that holds no other number.

@@ -1,10 +1,9 @@
 package imapc
 
 import (
+	"cmp"
 	"context"
 	"slices"
-
-	"postern/upstream"
 )
 
 // MarkSeen implements upstream.Maildrop.
@@ -29,13 +28,13 @@ func (d *maildrop) MarkSeen(ctx context.Context, messages []int) error {
 	if c.box.uidValidity == 0 || c.box.notSticky || c.box.readOnly {
 		return rejected("mark as read")
 	}
-	for some := range slices.Chunk(slices.Compact(uids), c.chunkSize()) {
-		s, err := c.ask(ctx, c.searched(), "UID STORE "+uidSet(some)+` +FLAGS.SILENT (\Seen)`, ignore)
-		switch {
-		case err != nil:
-			return c.lost("mark as read", err)
-		case s.kind != "OK":
-			return refused("mark as read", s, upstream.ErrUnavailable)
+	var commands []string
+	for some := range lines(slices.Compact(uids), func(uid uint32) uint32 { return uid }, c.maxSet()) {
+		commands = append(commands, "UID STORE "+uidSet(some)+` +FLAGS.SILENT (\Seen)`)
+	}
+	for some := range slices.Chunk(commands, maxChunks) {
+		if refusal, err := c.tell(ctx, "mark as read", some...); refusal != nil || err != nil {
+			return cmp.Or(err, refusal)
 		}
 	}
 	return nil

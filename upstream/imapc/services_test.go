@@ -228,7 +228,7 @@ func TestResumeOnRealServers(t *testing.T) {
 			if change[0] == '-' {
 				uids = uids[1:2] // taken back
 			}
-			if refusal, err := d.c.tell(t.Context(), "UID STORE "+uidSet(uids)+" "+change); refusal != nil || err != nil {
+			if refusal, err := d.c.tell(t.Context(), "flag", "UID STORE "+uidSet(uids)+" "+change); refusal != nil || err != nil {
 				t.Fatal(refusal, err)
 			}
 		}
