@@ -37,6 +37,9 @@ func (x *exchange) cramMD5(_ context.Context, response []byte) ([]byte, bool, er
 // apop is APOP (RFC 1939 section 7): the client sends its name and a digest of the
 // greeting's timestamp and the password.
 func (x *exchange) apop(ctx context.Context, response []byte) ([]byte, bool, error) {
+	if x.client.Timestamp == "" {
+		return x.impossible(ctx, response) // such a digest would be the same every time
+	}
 	return x.digest(ctx, response, func(password string) []byte {
 		sum := md5.Sum([]byte(x.client.Timestamp + password))
 		return sum[:]

@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/md5"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"fmt"
 	"math/big"
 	"net"
 	"net/netip"
@@ -330,10 +332,21 @@ func TestMalformedExchanges(t *testing.T) {
 		{"APOP", [][]byte{[]byte("ann 0000000000000000000000000000000g")}},
 	} {
 		g, _ := gateOf("ann")
-		_, done, err := talk(t, g.Exchange(c.mechanism, pop3.Client{Remote: home}), c.says...)
+		_, done, err := talk(t, g.Exchange(c.mechanism, pop3.Client{Remote: home, Timestamp: "<1@postern>"}), c.says...)
 		if err != pop3.ErrMalformed || done {
 			t.Errorf("%s %q: done %v, %v; want %v", c.mechanism, c.says, done, err, pop3.ErrMalformed)
 		}
+	}
+}
+
+// Without a timestamp, what APOP digests would be the same every time.
+func TestAPOPNeedsATimestamp(t *testing.T) {
+	g, k := gateOf("ann")
+	k.texts["ann"] = map[string]string{"one": "tanstaaf"}
+	sum := md5.Sum([]byte("tanstaaf"))
+	x := g.Exchange("APOP", pop3.Client{Remote: home})
+	if _, done, err := talk(t, x, fmt.Appendf(nil, "ann %x", sum)); err == nil || done {
+		t.Errorf("done %v, %v; want an error", done, err)
 	}
 }
 

@@ -70,10 +70,13 @@ func (s *session) tokenLogIn(ctx context.Context, mechanism, user, token, refuse
 	return rep, nil
 }
 
+// maxPairs is more than any client sends.
+const maxPairs = 16
+
 // pairs takes apart what is written as key=value^A ... ^A.
 func pairs(text string) (fields map[string]string, ok bool) {
 	text, ok = strings.CutSuffix(text, "\x01\x01")
-	if !ok {
+	if !ok || strings.Count(text, "\x01") >= maxPairs {
 		return nil, false
 	}
 	fields = map[string]string{}

@@ -191,7 +191,13 @@ func (s *session) exchanges() []string {
 	if !ok {
 		return nil
 	}
-	return slices.DeleteFunc(x.Mechanisms(s.client()), func(m string) bool { return !s.allows(m) })
+	var all []string
+	for _, m := range x.Mechanisms(s.client()) {
+		if s.allows(m) {
+			all = append(all, m)
+		}
+	}
+	return all
 }
 
 // refuseAuth leaves AUTH out where there is no mechanism for it.

@@ -3,11 +3,14 @@ package pop3
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"io"
 	"log/slog"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"postern/upstream"
 )
@@ -86,6 +89,74 @@ func (g *gateway) offer(mechanisms ...string) {
 // everyMechanism is what a listener may name.
 var everyMechanism = []string{"USER", "APOP", "PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER",
 	"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "CRAM-MD5", "EXTERNAL"}
+
+// TestUnansweredChallenge: the time to log in does not stop for an exchange.
+func TestUnansweredChallenge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateway()
+		g.Mechanisms = everyMechanism
+		g.offer("SCRAM-SHA-256")
+		began := time.Now()
+		c := g.dial(t.Context(), t)
+		c.hear("+OK POP3 server ready")
+		c.ask("AUTH SCRAM-SHA-256 "+base64.StdEncoding.EncodeToString([]byte(examples["SCRAM-SHA-256"][0].response)),
+			"+ "+base64.StdEncoding.EncodeToString([]byte(examples["SCRAM-SHA-256"][0].challenge)))
+		c.closed()
+		if got, want := time.Since(began), time.Minute; got != want {
+			t.Errorf("closed after %v, want %v", got, want)
+		}
+	})
+}
+
+// TestDrainInAnExchange: a client that is to answer a challenge is told.
+func TestDrainInAnExchange(t *testing.T) {
+	g := newGateway()
+	g.Mechanisms = everyMechanism
+	draining := make(chan struct{})
+	g.Draining = draining
+	g.offer("CRAM-MD5")
+	c := g.dial(t.Context(), t)
+	c.hear("+OK POP3 server ready")
+	c.ask("AUTH CRAM-MD5", "+ "+base64.StdEncoding.EncodeToString([]byte(examples["CRAM-MD5"][0].challenge)))
+	close(draining)
+	c.hear("-ERR [SYS/TEMP] shutting down")
+	c.closed()
+}
+
+// TestOtherSecretsAreNotLogged: tokens, digests and responses neither, at any level.
+func TestOtherSecretsAreNotLogged(t *testing.T) {
+	g := newGateway(threeMessages...)
+	g.Limits.Attempts = 100
+	g.Mechanisms = everyMechanism
+	g.offer("SCRAM-SHA-256", "CRAM-MD5", "EXTERNAL", "APOP")
+	c := g.dial(t.Context(), t)
+	c.hear("+OK POP3 server ready <1896.697170952@dbc.mtview.ca.us>")
+	base64ed := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+	token := func(text string) string { return base64ed("user=bob\x01auth=Bearer " + text + "\x01\x01") }
+	c.ask("AUTH XOAUTH2 "+token("canary-1"), "+ "+base64ed(xoauth2Refused))
+	c.ask("canary-2", "-ERR [AUTH] wrong user name or password")
+	c.ask("AUTH OAUTHBEARER "+base64ed("n,a=bob,\x01auth=Bearer canary-3\x01\x01"), "+ "+base64ed(oauthBearerRefused))
+	c.ask(base64ed("canary-4"), "-ERR [AUTH] wrong user name or password")
+	c.ask("AUTH XOAUTH2 "+base64ed("canary-5"), "-ERR XOAUTH2 message malformed")
+	c.ask("AUTH OAUTHBEARER "+base64ed("canary-6"), "-ERR OAUTHBEARER message malformed")
+	c.ask("AUTH SCRAM-SHA-256 "+base64ed("canary-7"), "-ERR [AUTH] wrong user name or password")
+	c.ask("AUTH SCRAM-SHA-256 "+base64ed("malformed canary-8"), "-ERR response malformed")
+	c.ask("APOP bob canary-9", "-ERR [AUTH] wrong user name or password")
+	c.ask("APOP malformed canary-10", "-ERR response malformed")
+	c.ask("AUTH XOAUTH2 "+token(testToken), "+OK maildrop has 3 messages (95 octets)")
+	c.ask("APOP bob canary-11", "-ERR already logged in")
+	c.ask("QUIT", "+OK bye")
+	c.closed()
+	log := g.log.String()
+	for _, secret := range []string{"canary", testToken, base64ed("canary"), base64ed("malformed"), "dXNlcj1ib2", base64ed("n,a=bob,")[:8]} {
+		if strings.Contains(log, secret) {
+			t.Errorf("the log holds %q:\n%s", secret, log)
+		}
+	}
+	if strings.Count(log, `msg="login refused"`) != 4 {
+		t.Errorf("the log does not tell of 4 refused logins:\n%s", log)
+	}
+}
 
 // FuzzSASL lets a stranger say anything. Each of the replies is a line, nobody
 // gets in without credentials, and a session beside it logs in as ever: in
