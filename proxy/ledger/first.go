@@ -1,17 +1,33 @@
 package ledger
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+	"sync"
+)
 
 // first writes the listing into a book in which nothing stands yet: each message
 // with the UIDL that the upstream shows. It comes to what bind and settle would,
 // without an entry in memory for each message, as a first login to a large
 // mailbox has enough to wait for. ok is false where there is more to be done.
 func (b *binding) first() (l *listing, ok bool) {
-	if !b.isBlank() || !b.canShowAll() {
+	if !b.isBlank() {
 		return nil, false
 	}
-	for at := 0; at < b.view.Len(); at += segmentSize {
-		b.book.Live = append(b.book.Live, b.putFirst(at, min(segmentSize, b.view.Len()-at)))
+	segments := make([]made, (b.view.Len()+segmentSize-1)/segmentSize)
+	var working sync.WaitGroup
+	for k := range segments {
+		working.Go(func() { segments[k] = b.view.segment(k*segmentSize, min((k+1)*segmentSize, b.view.Len())) })
+	}
+	ok = b.canShowAll()
+	working.Wait()
+	if !ok {
+		return nil, false
+	}
+	for _, m := range segments {
+		r := b.book.add(m.Count, m.data)
+		m.ID = r.ID
+		b.book.Live = append(b.book.Live, m.reference)
+		b.book.Newest = max(b.book.Newest, m.newest)
 	}
 	b.book.Origin, b.book.Accept = b.drop.opener.options.Origin, false
 	return &listing{Listing: b.view.Listing}, true
@@ -39,21 +55,28 @@ func (b *binding) canShowAll() bool {
 	return len(seen) == b.view.Len()
 }
 
-// putFirst stores a segment of n messages from at on.
-func (b *binding) putFirst(at, n int) reference {
-	c, d := newEncoder(n), newDigester()
-	natural := reference{Natural: true, Known: true, Dated: true}
+// A made segment is one that is not in a book yet.
+type made struct {
+	reference
+	data   []byte
+	newest int64 // received date
+}
+
+// segment makes one of the messages from one to another, each with the UIDL
+// that the upstream shows.
+func (v view) segment(from, to int) made {
+	m := made{reference: reference{Count: to - from, Natural: true, Known: true, Dated: true}}
+	c, d := newEncoder(m.Count), newDigester()
 	var name, uidl, identity []byte
-	for i := at; i < at+n; i++ {
-		name, uidl, identity = b.view.appendName(name[:0], i), b.view.AppendUIDL(uidl[:0], i), b.view.appendIdentity(identity[:0], i)
-		e := entry{size: b.view.Size(i), received: b.view.received(i)}
+	for i := from; i < to; i++ {
+		name, uidl, identity = v.appendName(name[:0], i), v.AppendUIDL(uidl[:0], i), v.appendIdentity(identity[:0], i)
+		e := entry{size: v.Size(i), received: v.received(i)}
 		c.add(&e, name, uidl, identity)
 		d.add(name, uidl, e.size, e.received)
-		natural.Known = natural.Known && len(identity) > 0
-		natural.Dated = natural.Dated && e.received != 0
-		b.book.Newest = max(b.book.Newest, e.received)
+		m.Known = m.Known && len(identity) > 0
+		m.Dated = m.Dated && e.received != 0
+		m.newest = max(m.newest, e.received)
 	}
-	r := b.book.add(n, c.dst)
-	natural.ID, natural.Count, natural.Digest = r.ID, r.Count, d.sum()
-	return natural
+	m.data, m.Digest = c.dst, d.sum()
+	return m
 }
