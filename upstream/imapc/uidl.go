@@ -32,19 +32,27 @@ type uidlPart struct {
 
 // uidlNames are the forms that have a name: that of the server whose clients
 // stay in step by it.
+//
+// Courier's are what print_uidl in courier-imap's pop3dserver.c writes (revision
+// 1.46 of 2010-07-11), and what its 1.0.16 in Debian 12 was seen to issue
+// (2026-11): UID5-1700000000 for a message whose line in courierpop3dsizelist
+// ends in 5:1700000000:0, UID6 for one that ends in 6:0:0. Dovecot's
+// documentation of pop3_uidl_format has %v-%u and %u for them, and Cyrus's
+// "uidl_format: courier" is %v-%u, which Courier does not issue.
 var uidlNames = map[string]string{
-	"postern":      "%v.%u",
-	"dovecot":      "%08Xu%08Xv", // its default since 1.0; Cyrus with "uidl_format: dovecot"
-	"dovecot-0.99": "%v.%u",
-	"cyrus":        "%v.%u", // since 2.1.4: "uidl_format: cyrus"
-	"cyrus-uid":    "%u",    // until 2.1.3, and "uidl_format: uidonly"
-	"courier":      "%v-%u", // version 2; Cyrus with "uidl_format: courier"
-	"courier-1":    "%u",
-	"uw":           "%08Xv%08Xu", // ipop3d
+	"postern":       "%v.%u",
+	"dovecot":       "%08Xu%08Xv", // its default since 1.0; Cyrus with "uidl_format: dovecot"
+	"dovecot-0.99":  "%v.%u",
+	"cyrus":         "%v.%u",      // since 2.1.4: "uidl_format: cyrus"
+	"cyrus-uid":     "%u",         // until 2.1.3, and "uidl_format: uidonly"
+	"cyrus-courier": "%v-%u",      // "uidl_format: courier"
+	"courier":       "UID%u-%v",   // since it has a UIDVALIDITY (versions 2 and 3 of its list)
+	"courier-1":     "UID%u",      // from before that
+	"uw":            "%08Xv%08Xu", // ipop3d
 }
 
 // ParseUIDL reads the name of a form (postern, dovecot, dovecot-0.99, cyrus,
-// cyrus-uid, courier, courier-1, uw), or a template in the language of
+// cyrus-uid, cyrus-courier, courier, courier-1, uw), or a template in the language of
 // Dovecot's pop3_uidl_format. Empty means postern's own.
 //
 // In a template %u is the UID and %v the UIDVALIDITY. Between the percent sign

@@ -26,21 +26,23 @@ func mustUIDL(t *testing.T, form string) UIDL {
 	return u
 }
 
-// Courier and UW by what Dovecot's documentation of pop3_uidl_format says of
-// their form, as does the long form of names, which Dovecot has since 2.4. All
-// others are compared with real servers below.
+// UW by what Dovecot's documentation of pop3_uidl_format says of its form, as
+// does the long form of names, which Dovecot has since 2.4. All others are
+// compared with real servers below; but for Courier, whose server issued these
+// strings.
 func TestUIDLForms(t *testing.T) {
 	const validity, uid = 1791830012, 2748
 	for form, want := range map[string]string{
-		"":             "1791830012.2748",
-		"postern":      "1791830012.2748",
-		"dovecot":      "00000abc6acd27fc",
-		"dovecot-0.99": "1791830012.2748",
-		"cyrus":        "1791830012.2748",
-		"cyrus-uid":    "2748",
-		"courier":      "1791830012-2748",
-		"courier-1":    "2748",
-		"uw":           "6acd27fc00000abc",
+		"":              "1791830012.2748",
+		"postern":       "1791830012.2748",
+		"dovecot":       "00000abc6acd27fc",
+		"dovecot-0.99":  "1791830012.2748",
+		"cyrus":         "1791830012.2748",
+		"cyrus-uid":     "2748",
+		"cyrus-courier": "1791830012-2748",
+		"courier":       "UID2748-1791830012",
+		"courier-1":     "UID2748",
+		"uw":            "6acd27fc00000abc",
 
 		"%u":                                     "2748",
 		"%v-%u":                                  "1791830012-2748",
@@ -75,7 +77,7 @@ func TestUIDLForms(t *testing.T) {
 
 func TestUIDLFormsThatAreRefused(t *testing.T) {
 	for form, want := range map[string]string{
-		"exim":                         "neither a template nor one of courier, courier-1, cyrus, cyrus-uid, dovecot, dovecot-0.99, postern, uw",
+		"exim":                         "neither a template nor one of courier, courier-1, cyrus, cyrus-courier, cyrus-uid, dovecot, dovecot-0.99, postern, uw",
 		"%v":                           "all messages would have one unique-id",
 		"%%":                           "all messages would have one unique-id",
 		"%u %v":                        "octet 0x20",
@@ -196,13 +198,14 @@ func shown(t *testing.T, u *Upstream, account upstream.Account) (all []string) {
 // What Dovecot's own POP3 server has issued for a mailbox, the adapter issues.
 func TestUIDLsAreThoseOfDovecot(t *testing.T) {
 	for form, format := range map[string]string{
-		"dovecot":      "", // its default
-		"dovecot-0.99": "%v.%u",
-		"cyrus":        "%v.%u",
-		"cyrus-uid":    "%u",
-		"courier":      "%v-%u",
-		"courier-1":    "%u",
-		"uw":           "%08Xv%08Xu",
+		"dovecot":       "", // its default
+		"dovecot-0.99":  "%v.%u",
+		"cyrus":         "%v.%u",
+		"cyrus-uid":     "%u",
+		"cyrus-courier": "%v-%u",
+		"courier":       "UID%u-%v",
+		"courier-1":     "UID%u",
+		"uw":            "%08Xv%08Xu",
 
 		"%08Xu%08Xv": "%08Xu%08Xv",
 		"%XUv.%XUu":  "%XUv.%XUu",
@@ -241,7 +244,7 @@ func TestUIDLsAreThoseOfCyrus(t *testing.T) {
 		"uidonly": "cyrus-uid",
 		"cyrus":   "cyrus",
 		"dovecot": "dovecot",
-		"courier": "courier",
+		"courier": "cyrus-courier",
 	} {
 		t.Run(format, func(t *testing.T) {
 			server := cyrus.Start(t, "uidl_format: "+format)

@@ -159,7 +159,7 @@ func TestCyrussFilesAndCyrussServerAgree(t *testing.T) {
 			box.Deliver(t, odd[0])
 			account := box.Account()
 			server := fetch(t, OldServer{Address: s.POP3, TLS: Off, User: account.User, Password: account.Password})
-			ours := map[string]string{"uidonly": "cyrus-uid"}[format]
+			ours := map[string]string{"uidonly": "cyrus-uid", "courier": "cyrus-courier"}[format]
 			if ours == "" {
 				ours = format
 			}
