@@ -10,7 +10,8 @@ type Identified interface {
 
 	// AppendName appends the upstream's own name for message i, which nothing
 	// but a change of the mailbox's validity can give to another message: for
-	// IMAP UIDVALIDITY and UID, for JMAP the Email id.
+	// IMAP UIDVALIDITY and UID with a dot between them, for JMAP the Email id,
+	// which has no dot and no validity.
 	AppendName(dst []byte, i int) []byte
 
 	// AppendIdentity appends an identity of message i that the upstream keeps

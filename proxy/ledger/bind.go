@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"postern/proxy/state"
@@ -65,7 +66,7 @@ func (b *binding) bind() error {
 		b.setDisplacedAside()
 	}
 	b.moved = !b.sameNames || 2*len(b.left) > live || live == 0
-	b.renamed = !b.sameNames || live >= fewMessages && b.byName == 0
+	b.renamed = !b.sameNames || b.isRevalidated() || live >= fewMessages && b.byName == 0
 	if len(b.open) == 0 {
 		return nil
 	}
@@ -98,6 +99,31 @@ func (b *binding) bind() error {
 	}
 	b.bySequence(lists...)
 	return nil
+}
+
+// isRevalidated tells whether names have a validity, as those of IMAP have, and
+// another one than at the last login.
+func (b *binding) isRevalidated() bool {
+	if b.view.Len() == 0 || len(b.loaded) == 0 || len(b.kept) > 0 {
+		return false
+	}
+	now := validity(b.view.name(0))
+	for _, e := range b.loaded[0].entries {
+		if e.name != "" {
+			was := validity(e.name)
+			return was != "" && now != "" && was != now
+		}
+	}
+	return false
+}
+
+// validity is what a name stands under; see upstream.Identified.
+func validity(name string) string {
+	v, _, ok := strings.Cut(name, ".")
+	if !ok {
+		return ""
+	}
+	return v
 }
 
 // listOpen notes the messages that walk did not bind.

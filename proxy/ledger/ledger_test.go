@@ -711,6 +711,21 @@ func TestRemovalThatFailed(t *testing.T) {
 	sameUIDLs(t, first, shown(t, o, box))
 }
 
+// A removal that a changed UIDVALIDITY has stopped leaves what it was, also
+// where there is little to tell that by, and where the gateway died of it.
+func TestRemovalStoppedByANewValidity(t *testing.T) {
+	box, store := newMailbox(4), newStore(t)
+	o := New(box, store, Options{})
+	first := drain(t, o, box)
+	box.stuck = errDied
+	s := login(t, o) // never closed
+	if _, err := s.Remove(t.Context(), []int{0, 1, 2}); !errors.Is(err, errDied) {
+		t.Fatal(err)
+	}
+	box.renumber("18")
+	sameUIDLs(t, first, shown(t, o, box))
+}
+
 // all are the messages of a session.
 func all(s *session) []int {
 	numbers := make([]int, s.Len())
