@@ -52,7 +52,7 @@ var (
 	// jmapRefusals are HTTP statuses, and errors of Email/set.
 	jmapRefusals = []string{"503", "429", "500", "401", "403", "serverFail", "stateMismatch", "rateLimit", "forbidden", "requestTooLarge"}
 
-	jmapPolicies = []upstream.Delete{upstream.DeleteExpunge, upstream.DeleteExpunge, upstream.DeleteTrash, upstream.DeleteArchive, upstream.DeleteNever}
+	jmapPolicies = []upstream.Delete{upstream.DeleteExpunge, upstream.DeleteExpunge, upstream.DeleteTrash, upstream.DeleteArchive, upstream.DeleteFlag, upstream.DeleteNever}
 )
 
 // playJMAP makes one run with JMAP.

@@ -23,6 +23,7 @@ import (
 	"postern/proxy/auth"
 	"postern/proxy/ledger"
 	"postern/proxy/pop3"
+	"postern/proxy/retention"
 	"postern/proxy/state"
 	"postern/upstream"
 	"postern/upstream/imapc"
@@ -139,6 +140,8 @@ type oracleStore interface {
 	Flag(user string, id int)
 	Unflag(user string, id int)
 	Take(user string, id int)
+	Discard(user string, id int)
+	Restore(user string, id int)
 	Renumber(user string)
 	Swap(user string, id int) int
 }
@@ -164,12 +167,15 @@ type world struct {
 	mortal   bool     // nothing goes wrong but that the gateway dies
 	about    string
 
+	purges []*retention.Opener // of every generation
+
 	mu         sync.Mutex
 	generation *generation
 	sessions   []*oracle.Session
 	running    map[*oracle.Session]*generation
 	hit        map[*oracle.Session]bool // met a fault
 	trace      []string
+	failed     bool
 	serving    sync.WaitGroup // sessions
 }
 
@@ -242,7 +248,13 @@ func (w *world) run(random *rand.Rand, policies []upstream.Delete) {
 	w.rules.Policy.Seen = random.IntN(4) == 0
 	w.mishap = []float64{0.05, 0.15, 0.3}[random.IntN(3)]
 	w.mortal = random.IntN(8) == 0
-	if w.mortal || random.IntN(6) == 0 {
+	if random.IntN(3) == 0 {
+		w.rules.Policy.Grace = time.Duration(1+random.IntN(4000)) * time.Millisecond
+		if w.real {
+			w.rules.Policy.Grace /= 100
+		}
+	}
+	if w.mortal || w.rules.Policy.Grace > 0 || random.IntN(6) == 0 {
 		store, err := state.Open(t.Context(), state.Options{Dir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
@@ -250,6 +262,7 @@ func (w *world) run(random *rand.Rand, policies []upstream.Delete) {
 		defer store.Close()
 		w.state = store
 	}
+	defer w.endPurges()
 	w.restart()
 	var actors, others sync.WaitGroup
 	for n := range 2 + random.IntN(2) {
@@ -279,7 +292,8 @@ func (w *world) restart() {
 		store = state.Off()
 	}
 	mortal := mortalStore{store, g}
-	pinned := ledger.New(w.open(g, mortal), mortal, ledger.Options{Origin: "oracle"})
+	purging := retention.New(w.open(g, mortal), mortal, retention.Options{Upstream: "there", Policy: w.rules.Policy})
+	pinned := ledger.New(purging, mortal, ledger.Options{Origin: "oracle"})
 	g.server = &pop3.Server{
 		Authenticator: auth.New(auth.Options{
 			Routes: []auth.Route{{User: "*", Upstream: "there", Opener: pinned}},
@@ -289,7 +303,13 @@ func (w *world) restart() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.generation = g
+	w.generation, w.purges = g, append(w.purges, purging)
+}
+
+func (w *world) endPurges() {
+	for _, p := range w.purges {
+		p.Close()
+	}
 }
 
 // noLock lets everybody in: nothing that must be safe may rest on a lock.
@@ -336,6 +356,13 @@ func (s mortalStore) SaveLedger(ctx context.Context, account string, change stat
 		return 0, errDead
 	}
 	return s.Store.SaveLedger(ctx, account, change)
+}
+
+func (s mortalStore) Settle(ctx context.Context, fate state.Fate, ids ...int64) error {
+	if s.g.dead.Load() {
+		return errDead
+	}
+	return s.Store.Settle(ctx, fate, ids...)
 }
 
 type mortalJournal struct {
@@ -505,6 +532,7 @@ func (w *world) meddle(r *rand.Rand) {
 	if w.mortal && act > 10 {
 		return
 	}
+	discarded := w.store.IDs(user, oracle.Trash)
 	switch act {
 	case 0, 1, 2:
 		w.store.Flag(user, id)
@@ -522,6 +550,12 @@ func (w *world) meddle(r *rand.Rand) {
 	case 12, 13:
 		if r.IntN(2) == 0 && w.swappable() {
 			w.tell("message %d became %d", id, w.store.Swap(user, id))
+		}
+	case 14:
+		w.store.Discard(user, id)
+	case 15, 16:
+		if len(discarded) > 0 {
+			w.store.Restore(user, discarded[r.IntN(len(discarded))])
 		}
 	}
 }
@@ -570,15 +604,59 @@ func (w *world) settle() {
 	if err != nil || len(intents) > 0 {
 		w.fail("pending after the last session: %v, %v", intents, err)
 	}
-	expunges := w.rules.Policy.Delete == upstream.DeleteExpunge && strings.Contains(w.about, "UIDPLUS")
+	expunges := w.rules.Policy.Delete == upstream.DeleteExpunge && w.rules.Policy.Grace == 0 && strings.Contains(w.about, "UIDPLUS")
+	w.mustBePurged()
+	w.mustBeRecorded()
 	if left := w.flagged(); w.mortal && expunges && len(left) > 0 {
 		w.fail("left behind by gateways that died: messages %v are flagged, and not expunged", left)
+	}
+}
+
+// mustBePurged wants nothing to be kept that was when the last session began,
+// where all that is needed for that is there.
+func (w *world) mustBePurged() {
+	if w.rules.Policy.Grace == 0 || w.real || w.lenient() || !strings.Contains(w.about, "UIDPLUS") {
+		return
+	}
+	isRenumbered := func(e oracle.Event) bool { return e.Kind == oracle.Renumbered }
+	if w.rules.Policy.Delete == upstream.DeleteFlag && slices.ContainsFunc(w.record.Events(), isRenumbered) {
+		return // what was hidden cannot be told any more
+	}
+	kept, err := w.state.Removals(w.t.Context(), state.Query{Kept: true, Account: oracleUser, Before: time.Now().Add(-30 * time.Minute)})
+	if err != nil || len(kept) > 0 {
+		w.fail("kept beyond its time: %v, %v", kept, err)
+	}
+}
+
+// mustBeRecorded wants removals to be recorded under unique-ids that a client
+// was shown which asked for them.
+func (w *world) mustBeRecorded() {
+	recorded, err := w.state.Removals(w.t.Context(), state.Query{Account: oracleUser})
+	if err != nil {
+		w.fail("%v", err)
+	}
+	w.mu.Lock()
+	known := map[string]int{}
+	for _, s := range w.sessions {
+		for n, uidl := range s.UIDLs {
+			if id := s.Shown[n]; s.Account == oracleUser && s.Asked[id] && s.Quit != 0 {
+				known[uidl] = id
+			}
+		}
+	}
+	lenient := w.rules.Lenient
+	w.mu.Unlock()
+	for _, r := range recorded {
+		if id, ok := known[r.UIDL]; !lenient && (!ok || id != oracle.IDOf(int(r.Size))) {
+			w.fail("message %d is recorded as removed under the unique-id %s, of message %d", oracle.IDOf(int(r.Size)), r.UIDL, id)
+		}
 	}
 }
 
 func (w *world) fail(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.failed = true
 	w.t.Errorf("seed %d: "+format, append([]any{w.seed}, args...)...)
 }
 
@@ -606,7 +684,10 @@ func (w *world) judge() {
 	for _, wrong := range oracle.Judge(w.rules, events, sessions) {
 		w.fail("%s", wrong)
 	}
-	if w.t.Failed() || *oracleSeed != 0 {
+	w.mu.Lock()
+	failed := w.failed
+	w.mu.Unlock()
+	if failed || *oracleSeed != 0 {
 		w.t.Logf("policy %+v, capabilities %s, state %v\n%s", w.rules.Policy, w.about, w.state != nil, w.story(events))
 		w.t.Logf("to play this run again: go test ./cmd/postern -run 'TestOracle$' -oracle.seed %d", w.seed)
 	}
@@ -637,7 +718,7 @@ type popSession struct {
 func (w *world) newSession(name, user string) *oracle.Session {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := &oracle.Session{Name: name, Account: user, Asked: map[int]bool{}, Marked: map[int]bool{}}
+	s := &oracle.Session{Name: name, Account: user, Got: map[int]bool{}, Asked: map[int]bool{}, Marked: map[int]bool{}}
 	w.sessions = append(w.sessions, s)
 	return s
 }
@@ -669,7 +750,7 @@ func (w *world) dial(s *oracle.Session) *popSession {
 		defer w.mu.Unlock()
 		delete(w.running, s)
 		if s.Ended == 0 {
-			s.Ended = now
+			s.Ended, s.Noted = now, w.state != nil
 		}
 	})
 	context.AfterFunc(g.ctx, func() { client.Close() })
@@ -818,6 +899,7 @@ func (c *popSession) retr(n int) bool {
 		}
 		lines, whole := c.body()
 		alive = whole
+		c.Got[c.Shown[n]] = whole || c.Got[c.Shown[n]]
 		if got := strings.Join(lines, "\r\n") + "\r\n"; whole && got != oracle.RawOf(c.Shown[n]) && !c.w.lenient() {
 			c.w.fail("%s: message %d came as\n%s", c.Name, c.Shown[n], got)
 		}

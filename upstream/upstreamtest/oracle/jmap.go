@@ -47,9 +47,9 @@ var boxNames = map[string]string{"INBOX": jmapserver.Inbox, Trash: jmapserver.Tr
 
 // do changes the store and notes what changed.
 func (j *JMAP) do(by cause, change func()) {
-	before := j.snapshot()
+	before, wereHidden := j.snapshot(), j.hidden()
 	change()
-	after := j.snapshot()
+	after, hidden := j.snapshot(), j.hidden()
 	for _, kind := range []Kind{Arrived, Left} { // what is kept elsewhere arrives there first
 		for name := range boxNames {
 			gone, come := before[name], after[name]
@@ -63,6 +63,26 @@ func (j *JMAP) do(by cause, change func()) {
 			}
 		}
 	}
+	for _, id := range after["INBOX"] {
+		kind := Flagged
+		if wereHidden[id] {
+			kind = Unflagged
+		}
+		if hidden[id] != wereHidden[id] {
+			j.Record.add(Event{Kind: kind, Account: j.user, Box: "INBOX", Message: id, Conn: by.conn, Command: by.command})
+		}
+	}
+}
+
+// hidden are the messages of the inbox that have a keyword of the gateway's own:
+// those of all clients begin with a dollar sign.
+func (j *JMAP) hidden() map[int]bool {
+	all := map[int]bool{}
+	for _, raw := range j.server.In(jmapserver.Inbox) {
+		id := IDOf(len(raw))
+		all[id] = slices.ContainsFunc(j.server.Keywords(j.names[id]), func(k string) bool { return k[0] != '$' })
+	}
+	return all
 }
 
 func (j *JMAP) snapshot() map[string][]int {
@@ -111,13 +131,29 @@ func (j *JMAP) Take(_ string, id int) {
 func (j *JMAP) take(id int) { j.server.Take(nil, newMessage(id).Raw) }
 
 // Flag puts a message into the archive, beside the inbox; Unflag takes it out
-// of there.
+// of there, and shows it again where it was hidden.
 func (j *JMAP) Flag(_ string, id int) {
 	j.other(id, func() { j.server.Move(j.names[id], jmapserver.Inbox, jmapserver.Archive) })
 }
 
 func (j *JMAP) Unflag(_ string, id int) {
-	j.other(id, func() { j.server.Move(j.names[id], jmapserver.Inbox) })
+	j.other(id, func() {
+		j.server.Move(j.names[id], jmapserver.Inbox)
+		j.server.Flag(j.names[id])
+	})
+}
+
+// Discard moves a message from the inbox to the trash; Restore moves it back.
+func (j *JMAP) Discard(_ string, id int) {
+	j.other(id, func() { j.server.Move(j.names[id], jmapserver.Trash) })
+}
+
+func (j *JMAP) Restore(_ string, id int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if slices.Contains(j.snapshot()[Trash], id) {
+		j.do(cause{}, func() { j.server.Move(j.names[id], jmapserver.Inbox) })
+	}
 }
 
 // Renumber gives the session object another state.

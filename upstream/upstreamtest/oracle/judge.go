@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"postern/upstream"
 )
@@ -20,6 +21,7 @@ type Session struct {
 	Shown   []int    // messages, by their number less one
 	UIDLs   []string // likewise; nil if they were not asked for
 
+	Got    map[int]bool // messages: RETR brought all of it
 	Asked  map[int]bool // messages: DELE was sent and not refused, and no RSET after it
 	Marked map[int]bool // messages: DELE was confirmed, and no RSET sent after it
 
@@ -27,6 +29,7 @@ type Session struct {
 	Answer   string // to QUIT; empty if it was not read
 	Answered int64
 	Ended    int64 // the gateway was through with the session, or killed
+	Noted    bool  // it was not killed, and could write down what it had learned
 }
 
 // Rules are what the gateway was told to do.
@@ -79,8 +82,11 @@ func (t *trial) judge(e Event) {
 			t.fail("sent what is never to be sent: %v", e)
 		}
 	case Flagged:
-		if e.Box == "INBOX" && !t.wanted(e, true) {
+		switch {
+		case e.Box == "INBOX" && !t.wanted(e, true):
 			t.fail("flagged what nobody wants removed now: %v", e)
+		case e.Box != "INBOX" && !t.due(e):
+			t.fail("flagged what is not to be purged: %v", e)
 		}
 	case Left:
 		t.judgeRemoval(e)
@@ -92,20 +98,72 @@ func (t *trial) judge(e Event) {
 // judgeRemoval looks at a message that left a mailbox by the gateway's doing.
 func (t *trial) judgeRemoval(e Event) {
 	moved := strings.HasPrefix(e.Command, "UID MOVE") || strings.HasPrefix(e.Command, "Email/set")
+	p := t.rules.Policy
 	switch {
 	case e.Box != "INBOX":
-		t.fail("removed from another mailbox: %v", e)
-	case e.Excused && t.rules.Policy.ExpungeAlone:
+		if !t.due(e) {
+			t.fail("purged what is not to be purged: %v", e)
+		}
+		return
+	case p.Delete == upstream.DeleteFlag && t.due(e):
+		return
+	case e.Excused && p.ExpungeAlone:
 	case !t.wanted(e, moved): // what was flagged before may be expunged later
 		t.fail("removed what nobody wants removed: %v", e)
 	}
-	kept := map[upstream.Delete]string{upstream.DeleteTrash: Trash, upstream.DeleteArchive: Archive}[t.rules.Policy.Delete]
-	if kept == "" && t.rules.Policy.Delete != upstream.DeleteExpunge {
-		t.fail("removed although the policy is %v: %v", t.rules.Policy.Delete, e)
+	kept := t.keeps()
+	if kept == "" && p.Delete != upstream.DeleteExpunge {
+		t.fail("removed although the policy is %v: %v", p.Delete, e)
 	}
 	if kept != "" && !t.arrived(e.Message, kept, e.At) {
 		t.fail("removed, and not kept in %s: %v", kept, e)
 	}
+}
+
+// keeps is the mailbox where removed messages are kept, if they are moved.
+func (t *trial) keeps() string {
+	switch p := t.rules.Policy; {
+	case p.Delete == upstream.DeleteTrash, p.Delete == upstream.DeleteExpunge && p.Grace > 0:
+		return Trash
+	case p.Delete == upstream.DeleteArchive:
+		return Archive
+	}
+	return ""
+}
+
+// due tells whether the message of an event may be purged from where it is,
+// longer than its grace after the gateway removed it: it put the message there,
+// and nobody else has since; or it hid it, and it still was hidden.
+func (t *trial) due(e Event) bool {
+	p := t.rules.Policy
+	if p.Grace <= 0 {
+		return false
+	}
+	if e.Box == "INBOX" {
+		return p.Delete == upstream.DeleteFlag && slices.ContainsFunc(t.sessions, func(s Session) bool {
+			return s.Account == e.Account && s.Asked[e.Message] && s.Quit != 0 && e.Time.Sub(t.timeOf(s.Quit)) >= p.Grace
+		})
+	}
+	due := false
+	for _, v := range t.events {
+		if v.At < e.At && v.Kind == Arrived && v.Account == e.Account && v.Message == e.Message && v.Box == e.Box && v.UID == e.UID {
+			// By JMAP it has the same name there whoever moved it, and again.
+			mine := v.Conn != 0 || e.Validity == 0 && t.wanted(v, false)
+			old := e.Time.Sub(v.Time) >= p.Grace
+			due = mine && old || due && e.Validity == 0
+		}
+	}
+	return due && e.Box == t.keeps()
+}
+
+// timeOf is when the last event before a moment was.
+func (t *trial) timeOf(moment int64) (last time.Time) {
+	for _, e := range t.events {
+		if e.At < moment {
+			last = e.Time
+		}
+	}
+	return last
 }
 
 // arrived tells whether a message came to a mailbox before a time.
@@ -173,8 +231,15 @@ func (t *trial) judgeAnswer(s Session) {
 }
 
 // gone tells whether a message was out of the INBOX, or as good as that for the
-// policy, at any moment between QUIT and its answer.
+// policy, at any moment between QUIT and its answer. By IMAP it is gone for good
+// once it was: what is put back has another UID, and is not what was shown.
 func (t *trial) gone(s Session, id int) bool {
+	left := slices.ContainsFunc(t.events, func(e Event) bool {
+		return e.Kind == Left && e.Message == id && e.Box == "INBOX" && e.Validity != 0 && s.Began < e.At && e.At < s.Answered
+	})
+	if left {
+		return true
+	}
 	switch t.rules.Policy.Delete {
 	case upstream.DeleteNever:
 		return true
@@ -270,18 +335,35 @@ func (t *trial) judgeUIDLs() {
 }
 
 // lasts tells whether the unique-id of a message must be the same in two
-// sessions. It may change in a mailbox that was renumbered, and if a person
-// brought back what a client had removed: that is to be seen by clients that
-// remember the old one.
+// sessions. It may change if a person brought back what a client had removed:
+// clients that remember the old one are to see it. It may change, too, if a
+// message was put back under another UID, or the mailbox was renumbered, and the
+// gateway knows no more of the message than its size.
 func (t *trial) lasts(id int, first, second Session) bool {
-	renumbered := slices.ContainsFunc(t.events, func(e Event) bool {
-		return e.Kind == Renumbered && e.Account == second.Account && e.At < second.Listed
-	})
 	removed := slices.ContainsFunc(t.sessions, func(s Session) bool {
 		return s.Account == second.Account && s.Asked[id] && s.Quit != 0 && s.Quit < second.Listed
 	})
 	missed := slices.ContainsFunc(t.sessions, func(s Session) bool {
 		return s.Account == second.Account && s.Listed > first.Began && s.Began < second.Listed && !slices.Contains(s.Shown, id)
 	})
-	return !renumbered && !(removed && missed)
+	putBack := t.has(func(e Event) bool { return e.Kind == Left && e.Message == id && e.Validity != 0 }, second)
+	if removed && (missed || t.has(func(e Event) bool { return e.Kind == Left && e.Message == id }, second)) || putBack {
+		return false
+	}
+	return !t.has(func(e Event) bool { return e.Kind == Renumbered && !t.knows(id, e) }, second)
+}
+
+// has tells whether there was such an event in the INBOX before a session saw it.
+func (t *trial) has(such func(Event) bool, s Session) bool {
+	return slices.ContainsFunc(t.events, func(e Event) bool {
+		return e.Account == s.Account && e.Box == "INBOX" && e.At < s.Listed && such(e)
+	})
+}
+
+// knows tells whether the gateway has written down what a message is before an
+// event, so that it knows it by another name.
+func (t *trial) knows(id int, before Event) bool {
+	return slices.ContainsFunc(t.sessions, func(s Session) bool {
+		return s.Account == before.Account && s.Noted && s.Got[id] && s.Ended < before.At
+	})
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 )
 
 // A Message never changes; it may be in several mailboxes.
@@ -68,7 +69,7 @@ type Kind string
 const (
 	Arrived    Kind = "arrived"
 	Left       Kind = "left"
-	Flagged    Kind = "flagged \\Deleted"
+	Flagged    Kind = "flagged \\Deleted" // or hidden, by JMAP
 	Unflagged  Kind = "unflagged"
 	Renumbered Kind = "renumbered" // the mailbox, of all messages
 	Forbidden  Kind = "forbidden"  // a command that must never be sent
@@ -78,6 +79,7 @@ const (
 // An Event is what became of a message, and why.
 type Event struct {
 	At       int64 // of the Record's clock
+	Time     time.Time
 	Kind     Kind
 	Account  string
 	Box      string
@@ -118,7 +120,7 @@ func (r *Record) add(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.clock++
-	e.At = r.clock
+	e.At, e.Time = r.clock, time.Now()
 	r.events = append(r.events, e)
 }
 

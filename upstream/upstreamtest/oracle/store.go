@@ -156,6 +156,22 @@ func (s *Server) Take(user string, id int) {
 	s.other(user, id, func(user string, b *box, e *entry) { s.drop(user, b, e, cause{command: "EXPUNGE"}, false) })
 }
 
+// Discard moves it to the trash.
+func (s *Server) Discard(user string, id int) { s.carry(user, "INBOX", Trash, id) }
+
+// Restore moves it from the trash back to where it was.
+func (s *Server) Restore(user string, id int) { s.carry(user, Trash, "INBOX", id) }
+
+func (s *Server) carry(user, from, to string, id int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, b := s.accounts[user].box(from), s.accounts[user].box(to)
+	if e := a.find(id); e != nil && b.find(id) == nil {
+		s.put(user, b, e.Message, cause{command: "MOVE"})
+		s.drop(user, a, e, cause{command: "MOVE"}, false)
+	}
+}
+
 // Swap puts another message in its place, under its UID and with its flag: what
 // no server may do. It returns the other's id, or -1.
 func (s *Server) Swap(user string, id int) int {
