@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -309,49 +310,131 @@ func (s accountServer) run(t *testing.T, c saslClient, wrong bool) run {
 // client here is the library's.
 func TestSCRAMPlusOverTLS(t *testing.T) {
 	s := startAccounts(t)
-	conn, err := tls.Dial("tcp", s.address[implicit], &tls.Config{InsecureSkipVerify: true})
+	c, state := dialTLS(t, s.address[implicit], &tls.Config{InsecureSkipVerify: true})
+	c.expect("+OK POP3 server ready <")
+	binding, err := scram.NewTLSExporterBinding(&state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.scram("SCRAM-SHA-256-PLUS", "ann@example.org", s.password, binding)
+	c.say("STAT", "+OK 3 ")
+}
+
+// dialTLS connects, and tells of the TLS connection.
+func dialTLS(t *testing.T, address string, config *tls.Config) (popClient, tls.ConnectionState) {
+	t.Helper()
+	conn, err := tls.Dial("tcp", address, config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.SetDeadline(time.Now().Add(time.Minute))
 	c := popClient{t, textproto.NewConn(conn)}
 	t.Cleanup(func() { c.Close() })
-	c.expect("+OK POP3 server ready <")
-	state := conn.ConnectionState()
-	binding, err := scram.NewTLSExporterBinding(&state)
+	return c, conn.ConnectionState()
+}
+
+// scram logs in, and makes sure that the server knows the password, too.
+func (c popClient) scram(mechanism, user, password string, binding scram.ChannelBinding) {
+	c.t.Helper()
+	client, err := scram.SHA256.NewClient(user, password, "")
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	client, err := scram.SHA256.NewClient("ann@example.org", s.password, "")
-	if err != nil {
-		t.Fatal(err)
+	talk := client.NewConversation()
+	if binding.IsSupported() {
+		talk = client.NewConversationWithChannelBinding(binding)
 	}
-	talk := client.NewConversationWithChannelBinding(binding)
-	c.say("AUTH SCRAM-SHA-256-PLUS", "+ ")
-	for challenge := ""; ; {
-		response, err := talk.Step(challenge)
+	c.say("AUTH "+mechanism, "+ ")
+	line := "+ "
+	for more := true; more; {
+		text, err := base64.StdEncoding.DecodeString(line[len("+ "):])
 		if err != nil {
-			t.Fatal(err)
+			c.t.Fatal(err)
+		}
+		response, err := talk.Step(string(text))
+		if err != nil {
+			c.t.Fatal(err)
 		}
 		if err := c.PrintfLine("%s", base64.StdEncoding.EncodeToString([]byte(response))); err != nil {
+			c.t.Fatal(err)
+		}
+		if line, err = c.ReadLine(); err != nil {
+			c.t.Fatal(err)
+		}
+		more = strings.HasPrefix(line, "+ ")
+	}
+	if !strings.HasPrefix(line, "+OK") || !talk.Valid() {
+		c.t.Fatalf("got %q (the server is proved: %v), want a login", line, talk.Valid())
+	}
+}
+
+// TestMechanismsOfAListener: what a configuration says of a listener is what its
+// clients find.
+func TestMechanismsOfAListener(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "ann", "there", 2)
+	certificate, key, _, trusting := testCertificate(t)
+	dir, authority := t.TempDir(), newSigner(t)
+	devices, device, itsKey, secret := filepath.Join(dir, "devices.pem"), filepath.Join(dir, "device.pem"), filepath.Join(dir, "device-key.pem"), filepath.Join(dir, "secret")
+	authority.sign(t, device, itsKey, "Ann@example.org")
+	for file, text := range map[string]string{secret: "here\n", secret + "-there": "there\n",
+		devices: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.certificate.Raw}))} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		line, err := c.ReadLine()
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, more := strings.CutPrefix(line, "+ ")
-		if !more {
-			if !strings.HasPrefix(line, "+OK maildrop has 3 messages") || !talk.Valid() {
-				t.Errorf("got %q (the server is proved: %v), want a login", line, talk.Valid())
-			}
-			return
-		}
-		raw, err := base64.StdEncoding.DecodeString(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		challenge = string(raw)
+	}
+	p := spawn(t, "serve", "-c", writeConfig(t, `
+listeners:
+  - {address: "127.0.0.1:0"}
+  - {address: "127.0.0.1:0", mechanisms: [apop, scram-sha-256]}
+  - {address: "127.0.0.1:0", tls: implicit, certificate: %[1]q, key: %[2]q, client_ca: %[3]q, mechanisms: [external, xoauth2, user]}
+upstreams: {office: {protocol: imap, address: %[4]q, tls: off}}
+accounts: [{user: ann@example.org, upstream: office, upstream_user: ann, upstream_password_file: %[5]q, password_file: %[6]q}]
+routes: [{user: "*", upstream: office}]
+`, certificate, key, devices, server.address, secret+"-there", secret))
+	at := p.addresses(t)
+
+	usual := dialPOP(t, at[0], nil)
+	usual.capable("USER", "SASL PLAIN LOGIN")
+	usual.say("APOP ann@example.org 0", "-ERR APOP is not available")
+	usual.login("ann@example.org", "here", "+OK")
+	usual.say("QUIT", "+OK")
+
+	proving := dialPOP(t, at[1], nil)
+	proving.capable("SASL SCRAM-SHA-256")
+	proving.say("USER ann@example.org", "-ERR [SYS/PERM]")
+	proving.say("AUTH PLAIN", "-ERR mechanism not supported")
+	proving.scram("SCRAM-SHA-256", "ann@example.org", "here", scram.ChannelBinding{})
+	proving.say("STAT", "+OK 2 ")
+	proving.say("QUIT", "+OK")
+
+	stranger, _ := dialTLS(t, at[2], trusting)
+	stranger.expect("+OK")
+	stranger.capable("USER", "SASL XOAUTH2")
+	pair, err := tls.LoadX509KeyPair(device, itsKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusting.Certificates = []tls.Certificate{pair}
+	known, _ := dialTLS(t, at[2], trusting)
+	known.expect("+OK")
+	known.capable("USER", "SASL XOAUTH2 EXTERNAL")
+	known.say("AUTH EXTERNAL =", "+OK maildrop has 2 messages")
+	known.say("QUIT", "+OK")
+}
+
+// capable wants CAPA to tell of these ways to log in and no others.
+func (c popClient) capable(want ...string) {
+	c.t.Helper()
+	c.say("CAPA", "+OK")
+	lines, err := c.ReadDotLines()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	lines = slices.DeleteFunc(lines, func(l string) bool { return l != "USER" && !strings.HasPrefix(l, "SASL") })
+	if !slices.Equal(lines, want) {
+		c.t.Errorf("capabilities: got %q, want %q", lines, want)
 	}
 }
 

@@ -30,6 +30,7 @@ func (c *Config) check(d *decoder) {
 	}
 	c.checkVault(d)
 	c.checkAccounts(d)
+	c.checkProving(d)
 	c.checkRoutes(d)
 	c.fillPolicy(d)
 	c.checkPolicies(d)

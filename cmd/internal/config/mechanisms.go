@@ -47,6 +47,26 @@ func (l Listener) checkMechanisms(d *decoder, path string) {
 	}
 }
 
+// checkProving warns of ways to log in that nobody can use: by which a password
+// is proved, and not sent on.
+func (c *Config) checkProving(d *decoder) {
+	if c.HasAccounts() {
+		return
+	}
+	const none = "%s is for accounts, and there are none: neither here, nor a vault for them in the state"
+	for i, l := range c.Listeners {
+		at := item("listeners", i)
+		if l.ClientCA != "" && l.Mechanisms == nil {
+			d.warn(at+".client_ca", none, "a certificate")
+		}
+		for k, m := range l.Mechanisms {
+			if slices.Contains([]string{LoginSCRAM, LoginCRAM, LoginAPOP, LoginExternal}, m) {
+				d.warn(item(at+".mechanisms", k), none, m)
+			}
+		}
+	}
+}
+
 // checkClientCA looks whether there are certificates in the file.
 func (l Listener) checkClientCA(d *decoder, path string) {
 	if l.ClientCA == "" {
