@@ -17,6 +17,7 @@ import (
 	"postern/proxy/state"
 	"postern/proxy/vault"
 	"postern/upstream"
+	"postern/upstream/oauth"
 )
 
 // openVault opens the vault of a state with the keys that the configuration names.
@@ -73,8 +74,13 @@ func (g *gateway) accounts(c *config.Config, openers openers, counts *metrics.Me
 	if err != nil {
 		return nil, err
 	}
+	tokens, err := g.tokens(c, v, counts)
+	if err != nil {
+		return nil, err
+	}
 	return newBook(c, g.store, v, accounts.Options{
 		Opener:  openers.of,
+		Tokens:  tokens.source,
 		Checked: counts.Accounts(append(accounts.Proofs(), accounts.Refusals()...)),
 		Log:     g.log,
 	})
@@ -174,37 +180,49 @@ func (p *program) stateAccount(c *config.Config, user string) (state.Account, er
 }
 
 // credentials is how to log in at a place: with what postern has, or with a
-// password that is asked for.
-func (p *program) credentials(c *config.Config, at place, passwordFile string) (upstream.Account, error) {
-	a := upstream.Account{User: at.login}
+// password that is asked for. They are good until release is called.
+func (p *program) credentials(c *config.Config, at place, passwordFile string) (a upstream.Account, release func(), err error) {
+	a, release = upstream.Account{User: at.login}, func() {}
 	if !at.ours {
-		password, err := p.password(login{user: at.user, passwordFile: passwordFile})
-		a.Password = password
-		return a, err
+		a.Password, err = p.password(login{user: at.user, passwordFile: passwordFile})
+		return a, release, err
 	}
-	store, err := openState(c.State, state.Options{ReadOnly: true})
+	// A token may have to be refreshed, and must be kept then.
+	store, err := openState(c.State, state.Options{ReadOnly: at.up.OAuth.Grant != config.ByConsent})
 	if errors.Is(err, fs.ErrNotExist) {
 		store, err = state.Off(), nil // the account is of the configuration
 	}
 	if err != nil {
-		return a, err
+		return a, release, err
 	}
-	defer store.Close()
+	release = func() { store.Close() }
+	return a, release, p.prove(c, store, at, &a)
+}
+
+// prove adds what postern has to prove an account with.
+func (p *program) prove(c *config.Config, store state.Store, at place, a *upstream.Account) error {
 	v, err := openVault(c.Vault, store)
 	if err != nil {
-		return a, err
+		return err
 	}
-	book, err := newBook(c, store, v, accounts.Options{Opener: func(string, string) upstream.Opener { return unasked{} }})
+	tokens, err := newTokens(c, v, store, oauth.Options{})
 	if err != nil {
-		return a, err
+		return err
+	}
+	book, err := newBook(c, store, v, accounts.Options{
+		Opener: func(string, string) upstream.Opener { return unasked{} },
+		Tokens: tokens.source,
+	})
+	if err != nil {
+		return err
 	}
 	defer book.Close()
 	found, err := book.Proven(p.drain, at.user, "")
 	if errors.Is(err, upstream.ErrAuth) {
-		return a, errors.New("the account is disabled")
+		return errors.New("the account is disabled")
 	}
 	a.Password, a.Tokens = found.Password, found.Tokens
-	return a, err
+	return err
 }
 
 // unasked is an upstream that nobody asks.

@@ -44,7 +44,8 @@ func (p *program) connect(c *config.Config, l login) error {
 	if err != nil {
 		return err
 	}
-	account, err := p.credentials(c, at, l.passwordFile)
+	account, release, err := p.credentials(c, at, l.passwordFile)
+	defer release()
 	if err != nil {
 		return err
 	}

@@ -179,9 +179,12 @@ func (p *program) importMap(i importing) error {
 	}
 	account := upstream.Account{User: at.login, Password: passwords.here}
 	if at.ours {
-		if account, err = p.credentials(c, at, ""); err != nil {
+		ours, release, err := p.credentials(c, at, "")
+		defer release()
+		if err != nil {
 			return err
 		}
+		account = ours
 	}
 	return p.bind(c, store, at, account)
 }

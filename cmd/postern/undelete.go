@@ -76,7 +76,8 @@ func (p *program) undelete(path string, s selection, passwordFile string, dryRun
 		fmt.Fprintf(p.out, "%s would be brought back.\n", plural(len(kept), "message"))
 		return someLost(lost)
 	}
-	account, err := p.credentials(c, at, passwordFile)
+	account, release, err := p.credentials(c, at, passwordFile)
+	defer release()
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"postern/upstream"
 	"postern/upstream/imapc"
 	"postern/upstream/jmapc"
+	"postern/upstream/provider"
 	"postern/upstream/spool"
 )
 
@@ -104,6 +106,16 @@ func (w wiring) trustFor(u config.Upstream) (*tls.Config, error) {
 		return w.trust, nil
 	}
 	return trust(u)
+}
+
+// profile is what is known of an upstream's provider, also where it is not named.
+func profile(u config.Upstream) provider.Profile {
+	p, ok := provider.Find(u.Provider)
+	if !ok {
+		host, _, _ := net.SplitHostPort(u.Address)
+		p, _ = provider.For(host)
+	}
+	return p
 }
 
 // checkUIDL tells what is wrong with a UIDL template.

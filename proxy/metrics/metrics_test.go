@@ -26,6 +26,7 @@ func full() (*Metrics, pop3.Hooks, upstream.Hooks) {
 	m.Certificate(":995", func() time.Time { return time.Unix(2_000_000_000, 0) })
 	m.LogDropped(func() uint64 { return 7 })
 	m.Accounts([]string{"generated", "wrong_password"})
+	m.Tokens("office", Tokens{Consents: func() (int, int, time.Time) { return 3, 1, time.Unix(1_900_000_000, 0) }})
 	m.Ledger("office")
 	m.Purged("office")
 	m.Journal("office", memory{})

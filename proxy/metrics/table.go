@@ -96,6 +96,9 @@ type table struct {
 	upstreamSessionTrips   *prometheus.HistogramVec
 	upstreamSessionBytes   *prometheus.HistogramVec
 
+	tokenRequests *prometheus.CounterVec
+	tokenSeconds  *prometheus.HistogramVec
+
 	readAhead        *prometheus.CounterVec
 	readAheadWasted  *prometheus.CounterVec
 	readAheadSpilled *prometheus.CounterVec
@@ -147,6 +150,9 @@ func newTable(r prometheus.Registerer) *table {
 		upstreamSent:           f.counter("upstream_sent_bytes_total", "Octets sent to the upstream, before TLS and compression.", up...),
 		upstreamSessionTrips:   f.histogram("upstream_session_round_trips", "Requests whose answer a session waited for, its login included.", tripBuckets, up...),
 		upstreamSessionBytes:   f.histogram("upstream_session_bytes", "Octets that a session received from and sent to the upstream, its login included.", octetBuckets, up...),
+
+		tokenRequests: f.counter("token_requests_total", "Requests to a provider for access tokens, by result: consent is one that needs its account's owner.", "upstream", "result"),
+		tokenSeconds:  f.histogram("token_request_duration_seconds", "How long a provider took to answer such a request, or postern to give up.", loginBuckets, "upstream"),
 
 		readAhead:        f.counter("read_ahead_total", "Messages asked for by clients, but for the first of a session: hit if they were on their way already.", "upstream", "protocol", "result"),
 		readAheadWasted:  f.counter("read_ahead_wasted_bytes_total", "Octets read ahead that no client asked for.", up...),

@@ -24,6 +24,9 @@ func (c *Config) check(d *decoder) {
 	for _, u := range c.Upstreams {
 		u.check(d, "upstreams."+printable(u.Name))
 		u.OAuth.check(d, "upstreams."+printable(u.Name)+".oauth", u.profile())
+		if u.OAuth.Grant == ByConsent && !c.Vault.Set() && !d.blamed("vault") {
+			d.fault("upstreams."+printable(u.Name)+".oauth", "needs a vault, where what people consent to is kept: set vault.key_file, vault.key_env or vault.credential")
+		}
 	}
 	if len(c.Upstreams) == 0 && !d.blamed("upstreams") {
 		d.fault("upstreams", "none: postern needs a server to get mail from")

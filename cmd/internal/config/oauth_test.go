@@ -12,6 +12,7 @@ import (
 func TestProviderFillsIn(t *testing.T) {
 	c, err := parsed(`
 listeners: [{address: "127.0.0.1:1110"}]
+vault: {key_env: KEY}
 upstreams:
   google:
     provider: gmail

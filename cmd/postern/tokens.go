@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"postern/cmd/internal/config"
+	"postern/proxy/metrics"
+	"postern/proxy/state"
+	"postern/proxy/vault"
+	"postern/upstream"
+	"postern/upstream/oauth"
+)
+
+// A tokens gives the access tokens of accounts, at the upstreams that take some.
+type tokens struct {
+	keeper *oauth.Keeper
+	apps   map[string]*oauth.Application // by upstream
+}
+
+// newTokens reads what proves postern to the providers of the configuration.
+func newTokens(c *config.Config, v *vault.Vault, store state.Store, o oauth.Options) (*tokens, error) {
+	o.Store = grants{v, store}
+	t := &tokens{keeper: oauth.NewKeeper(o), apps: make(map[string]*oauth.Application)}
+	for _, u := range c.Upstreams {
+		if !u.OAuth.Set() {
+			continue
+		}
+		app, err := application(u)
+		if err != nil {
+			return nil, fmt.Errorf("upstream %s: oauth: %w", u.Name, err)
+		}
+		t.apps[u.Name] = app
+	}
+	return t, nil
+}
+
+// source gives the tokens of an account; nil if its upstream takes none.
+func (t *tokens) source(account, login, upstreamName string) upstream.TokenSource {
+	app, ok := t.apps[upstreamName]
+	if !ok {
+		return nil
+	}
+	return t.keeper.Source(account, login, app)
+}
+
+// tokens gives the tokens of all accounts, and counts them.
+func (g *gateway) tokens(c *config.Config, v *vault.Vault, counts *metrics.Metrics) (*tokens, error) {
+	counted := map[string]func(time.Duration, error){}
+	t, err := newTokens(c, v, g.store, oauth.Options{
+		Log: g.log,
+		Hooks: oauth.Hooks{Refreshed: func(upstreamName string, took time.Duration, err error) {
+			counted[upstreamName](took, err)
+		}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	for name, app := range t.apps {
+		told := metrics.Tokens{Consents: func() (good, lost int, ends time.Time) {
+			s := t.keeper.Standings()[name]
+			return s.Good, s.Lost, s.Next
+		}}
+		if app.Key != nil {
+			told.Certificate = app.Key.NotAfter
+		}
+		counted[name] = counts.Tokens(name, told)
+	}
+	return t, nil
+}
+
+// application is postern as the provider of an upstream knows it.
+func application(u config.Upstream) (*oauth.Application, error) {
+	o := u.OAuth
+	app := &oauth.Application{
+		Name:        u.Name,
+		Flow:        map[string]oauth.Flow{config.ByConsent: oauth.ByConsent, config.ByClientCredentials: oauth.ByClientCredentials, config.ByServiceAccount: oauth.ByServiceAccount}[o.Grant],
+		Scopes:      o.Scopes,
+		Endpoints:   oauth.Endpoints{AuthURL: o.Auth, TokenURL: o.Token, DeviceURL: o.Device},
+		Issuer:      o.Issuer,
+		ClientID:    o.ClientID,
+		BasicSecret: o.SecretBy == config.BasicSecret,
+		Parameters:  profile(u).OAuth.Parameters,
+	}
+	switch {
+	case o.ServiceAccount != "":
+		return app, serviceAccount(app, o.ServiceAccount)
+	case o.Certificate != "":
+		return app, certified(app, o.Certificate, o.Key)
+	case o.ClientSecretFile != "":
+		secret, err := secretFile(o.ClientSecretFile)
+		app.ClientSecret = secret
+		return app, err
+	}
+	return app, nil
+}
+
+func serviceAccount(app *oauth.Application, file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	account, err := oauth.ParseServiceAccount(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	app.ClientID, app.Key = account.Email, account.Key
+	return nil
+}
+
+func certified(app *oauth.Application, certificate, key string) error {
+	public, err := os.ReadFile(certificate)
+	if err != nil {
+		return err
+	}
+	private, err := os.ReadFile(key)
+	if err != nil {
+		return err
+	}
+	if app.Key, err = oauth.ParseCertificate(public, private); err != nil {
+		return fmt.Errorf("%s and %s: %w", certificate, key, err)
+	}
+	return nil
+}
+
+// grants keeps what people consented to in the vault (oauth.Store).
+type grants struct {
+	vault    *vault.Vault
+	consents state.Consents
+}
+
+func grantOf(account string) state.SecretName {
+	return state.SecretName{Account: account, Purpose: "oauth-grant"}
+}
+
+func (g grants) Grant(ctx context.Context, account string) (oauth.Grant, int64, error) {
+	kept, err := g.vault.Get(ctx, grantOf(account))
+	if err != nil || kept.Version == 0 {
+		return oauth.Grant{}, 0, err
+	}
+	grant, err := oauth.ParseGrant(kept.Text)
+	return grant, kept.Version, err
+}
+
+func (g grants) SaveGrant(ctx context.Context, account string, version int64, grant oauth.Grant) (int64, error) {
+	saved, err := g.vault.Put(ctx, grantOf(account), version, grant.Text())
+	if errors.Is(err, state.ErrConflict) {
+		err = fmt.Errorf("%w: %w", oauth.ErrConflict, err)
+	}
+	return saved, err
+}
+
+func (g grants) ConsentLost(ctx context.Context, account string) error {
+	return g.consents.LoseConsent(ctx, account)
+}
+
+func (g grants) ConsentBack(ctx context.Context, account string) error {
+	return g.consents.RegainConsent(ctx, account)
+}
