@@ -69,6 +69,7 @@ func newIMAP(u config.Upstream, w wiring) (*imapc.Upstream, error) {
 		Stable:        w.stable,
 		Pool:          w.pool,
 		MaxMessage:    u.MaxMessage,
+		Compress:      u.Compress,
 		PreferXOAUTH2: u.PreferXOAUTH2,
 		Version:       readBuild().version,
 		Hooks:         w.hooks,

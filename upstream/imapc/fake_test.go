@@ -207,7 +207,7 @@ func (f *fake) list() *maildrop {
 
 // The commands that may be sent. A number that is not a UID is in none of them.
 var allowed = []*regexp.Regexp{
-	regexp.MustCompile(`^(CAPABILITY|LOGOUT|STARTTLS|NOOP|IDLE)$`),
+	regexp.MustCompile(`^(CAPABILITY|LOGOUT|STARTTLS|NOOP|IDLE|COMPRESS DEFLATE)$`),
 	regexp.MustCompile(`^(LOGIN|AUTHENTICATE|ID) `),
 	regexp.MustCompile(`^SELECT "[^"]*"$`),
 	regexp.MustCompile(`^UID FETCH [0-9]+:\* \(UID RFC822\.SIZE( EMAILID| X-GM-MSGID)?\)$`),

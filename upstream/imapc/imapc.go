@@ -14,7 +14,7 @@
 // policy that asks for it (see expungeAlone).
 //
 // RFC 3501 and 9051 (IMAP), 2595 and 8314 (TLS), 2971 (ID), 4315 (UIDPLUS),
-// 4616 and 4959 (AUTHENTICATE PLAIN), 5530 (response codes), 7628 (OAUTHBEARER).
+// 4616 and 4959 (AUTHENTICATE PLAIN), 4978 (COMPRESS), 5530 (response codes), 7628 (OAUTHBEARER).
 package imapc
 
 import (
@@ -72,6 +72,9 @@ type Options struct {
 
 	MaxMessage  int64 // octets of one message; 4 GiB
 	MaxMessages int   // messages in the mailbox; 2,000,000
+
+	// Compress has the server compress what it sends, where it can (RFC 4978).
+	Compress bool
 
 	Version string // of this program, for ID (RFC 2971)
 

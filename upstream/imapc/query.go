@@ -21,8 +21,9 @@ type query struct {
 	command string
 	line    func([]byte) error // called with every untagged response
 
-	strict bool          // nothing else is to be answered: whatever comes is news, see guard.news
-	more   chan struct{} // IDLE only: closed when the server is ready to be told DONE
+	strict   bool          // nothing else is to be answered: whatever comes is news, see guard.news
+	deflates bool          // an OK is followed by compressed octets
+	more     chan struct{} // IDLE only: closed when the server is ready to be told DONE
 
 	running bool          // the reader has it; under guard.mu
 	done    chan struct{} // closed when what follows stands
@@ -134,7 +135,12 @@ func (g *guard) answer() error {
 		err = g.fail(err)
 	}
 	rest, _ := r.Peek(r.Buffered())
-	g.stash = append(append(forward, rest...), g.stash...)
+	rest = append(bytes.Clone(rest), g.stash...)
+	if q.deflates && err == nil && s.kind == "OK" {
+		g.deflate(rest)
+		rest = nil
+	}
+	g.stash = append(forward, rest...)
 	q.putBack(r)
 	q.news = g.heard()
 	g.answered(q.tag)

@@ -120,10 +120,10 @@ func TestWarmConnectionGrowsOld(t *testing.T) {
 				break
 			}
 			last = passed(began)
-			time.Sleep(30 * time.Second)
+			time.Sleep(29 * time.Second)
 		}
-		if last != maxWarmLife {
-			t.Errorf("the same connection for %v, want %v", last, maxWarmLife)
+		if last > maxWarmLife || last < maxWarmLife-time.Minute {
+			t.Errorf("the same connection for %v, want about %v", last, maxWarmLife)
 		}
 		time.Sleep(time.Hour)
 	})

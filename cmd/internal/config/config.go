@@ -110,6 +110,7 @@ type Upstream struct {
 	TLS        string // TLSImplicit, TLSStartTLS or TLSOff
 	ServerName string // in the certificate; "" for the host of Address
 	MaxMessage int64  // octets of the largest message that is carried
+	Compress   bool   // what the server sends
 	Insecure   bool   // passwords may travel in the clear to another machine
 
 	PreferXOAUTH2 bool // for tokens, where OAUTHBEARER is offered too

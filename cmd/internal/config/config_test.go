@@ -152,6 +152,7 @@ upstreams:
     server_name: mail.example.org
     ca_file: /ca.pem
     max_message: 10MiB
+    compress: true
   j:
     protocol: jmap
     url: http://jmap.example.org/jmap
@@ -212,7 +213,7 @@ routes:
 		Consent: Consent{PublicURL: "https://pop.example.org/mail", PasswordFile: "/etc/postern/admin-password", Invitations: 2 * day},
 		Upstreams: []Upstream{
 			{Name: "i", Protocol: "imap", Address: "imap.example.org:143", TLS: "starttls", ServerName: "mail.example.org",
-				CAFile: "/ca.pem", MaxMessage: 10 << 20, Credentials: "basic"},
+				CAFile: "/ca.pem", MaxMessage: 10 << 20, Compress: true, Credentials: "basic"},
 			{Name: "j", Protocol: "jmap", URL: "http://jmap.example.org/jmap", PlainHTTP: true, Credentials: "bearer",
 				Fingerprint: fingerprint, TLS: "implicit", MaxMessage: 4 << 30},
 			{Name: "k", Protocol: "jmap", Domain: "example.org", Credentials: "basic", TLS: "implicit", MaxMessage: 4 << 30},

@@ -96,6 +96,7 @@ func (u *Upstream) imapFields() []field {
 		{"tls", into(&u.TLS, oneOf(TLSImplicit, TLSStartTLS, TLSOff))},
 		{"server_name", into(&u.ServerName, hostName)},
 		{"max_message", into(&u.MaxMessage, size)},
+		{"compress", into(&u.Compress, boolean)},
 		{"insecure", into(&u.Insecure, boolean)},
 	}
 }
