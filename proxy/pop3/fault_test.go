@@ -467,3 +467,25 @@ func TestFailuresUpstreamAreWarnedOfOnce(t *testing.T) {
 		t.Errorf("got %d lines of the failure, want one at WARN with the account:\n%s", got, log)
 	}
 }
+
+// What is no line of POP3 is refused, and a client that goes on so is let go.
+func TestFaultC9OddOctets(t *testing.T) {
+	for name, line := range map[string]string{
+		"NUL": "DELE \x001\r\n", "bare CR": "DELE\r 1\r\n", "8-bit": "D\xc9L\xc9 1\r\n", "only NULs": strings.Repeat("\x00", 200) + "\r\n",
+	} {
+		g := newGateway(threeMessages...)
+		c := g.dialTCP(t.Context(), t).logIn()
+		go c.Write([]byte(strings.Repeat(line, 1000)))
+		got := strings.SplitAfter(c.rest(), "\r\n")
+		if n := len(got) - 1; n != 20 || strings.Count(strings.Join(got, ""), "-ERR ") != 20 {
+			t.Errorf("%s: got %d answers, the last %q, want 20 times -ERR and the end", name, n, got[max(0, n-1)])
+		}
+		if got := g.summary(t).Reason; got != "errors" {
+			t.Errorf("%s: ended by %q, want errors", name, got)
+		}
+		if got := len(g.log.String()); got > 20_000 {
+			t.Errorf("%s: %d octets of log, want less than 20,000", name, got)
+		}
+		g.holds(t, threeMessages...)
+	}
+}
