@@ -460,3 +460,19 @@ func TestOtherCommandsInBetween(t *testing.T) {
 		}
 	})
 }
+
+// A connection that ends as the next message is asked for brings none, and not
+// an empty one.
+func TestFaultU11EndOfTheConnectionIsNoEmptyMessage(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		d := f.list()
+		p := d.ahead.parcel(d.c, 0)
+		p.ask(t.Context())
+		d.c.g.fail(io.EOF) // after it was seen to be there
+		d.c.fetchAhead([]*parcel{p}, d.ahead.section())
+		if err := p.wait(); err == nil || err == io.EOF {
+			t.Errorf("got error %v, want that the connection was lost", err)
+		}
+		p.close()
+	})
+}

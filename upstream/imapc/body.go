@@ -185,6 +185,9 @@ func (b *body) Read(p []byte) (int, error) {
 
 // proceed goes on after the end of what was asked for, or after an error.
 func (b *body) proceed(err error) error {
+	if err == io.EOF && b.offset < b.total {
+		err = io.ErrUnexpectedEOF // whatever the stream takes for its end
+	}
 	if err != io.EOF {
 		return b.resume(err)
 	}

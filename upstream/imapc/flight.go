@@ -65,6 +65,9 @@ func (c *conn) fetchAhead(parcels []*parcel, section *imap.FetchItemBodySection)
 		cmd := c.lib.Fetch(set, &imap.FetchOptions{UID: true, BodySection: []*imap.FetchItemBodySection{section}})
 		close(sent)
 		err := receive(cmd, want, section)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF // the end of the connection is not that of a message
+		}
 		for _, p := range parcels {
 			p.arrived(p.coming.Load())
 			p.Finish(err)
@@ -177,8 +180,11 @@ func (p *parcel) ask(ctx context.Context) {
 // wait waits for the first octet.
 func (p *parcel) wait() error {
 	err := p.Spool.Wait()
-	if err == io.EOF {
+	if err == io.EOF && p.size == 0 {
 		return nil // after no octets at all
+	}
+	if err == io.EOF {
+		return errNoBody
 	}
 	return p.explain(err)
 }
