@@ -32,6 +32,6 @@ type Hooks struct {
 	// was kept of its listing made up for listing it anew.
 	ListingCache func(hit bool)
 	// WarmReuse: an account logged in where connections are kept warm; hit
-	// tells whether one could be used.
+	// tells whether what an earlier login has left could be used.
 	WarmReuse func(hit bool)
 }

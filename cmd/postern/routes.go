@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"slices"
 
 	"postern/cmd/internal/config"
@@ -94,8 +95,14 @@ func (g *gateway) opener(c *config.Config, r config.Route, w wiring, counts *met
 	u := c.Upstream(r.Upstream)
 	w.policy, w.uidl, w.warm = policy(r), r.UIDL, r.Warm
 	adapter, err := newAdapter(u, w)
-	if err != nil || c.State.Off {
-		return adapter, err
+	if err != nil {
+		return nil, err
+	}
+	if keeps, ok := adapter.(io.Closer); ok {
+		g.adapters = append(g.adapters, keeps)
+	}
+	if c.State.Off {
+		return adapter, nil
 	}
 	purging := retention.New(adapter, g.store, retention.Options{
 		Upstream: u.Name,

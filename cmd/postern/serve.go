@@ -126,6 +126,8 @@ type gateway struct {
 	book    *accounts.Book      // the same
 	stable  *imapc.Stable
 
+	adapters []io.Closer // those that keep connections themselves
+
 	admin         *http.Server
 	adminListener net.Listener // nil without admin.address
 }
@@ -330,6 +332,9 @@ func (g *gateway) close() {
 	}
 	if g.stable != nil {
 		g.stable.Close()
+	}
+	for _, a := range g.adapters {
+		a.Close()
 	}
 	if g.book != nil {
 		g.book.Close()

@@ -96,6 +96,7 @@ func newJMAP(u config.Upstream, w wiring) (*jmapc.Upstream, error) {
 		Journal:   w.journal,
 		Listings:  w.listings,
 		Pool:      w.pool,
+		Warm:      w.warm,
 		Version:   readBuild().version,
 		Hooks:     w.hooks,
 		Log:       w.log,

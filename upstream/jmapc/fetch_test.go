@@ -561,7 +561,7 @@ func TestSilenceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		defer there.Close()
-		c := newPromptConn(here)
+		c := newPromptConn(here, silence)
 		defer c.Close()
 		began := time.Now()
 		go there.Write([]byte("x"))
@@ -584,7 +584,7 @@ func TestRequestGivesAReadNewTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		defer there.Close()
-		c := newPromptConn(here)
+		c := newPromptConn(here, silence)
 		defer c.Close()
 		answer := make(chan error)
 		go func() {

@@ -68,6 +68,10 @@ type Options struct {
 	// Listings keeps listings from one session to the next; nil: none.
 	Listings upstream.ListingCache
 
+	// Warm is how long a connection waits for the next request of any account;
+	// 50 seconds at least. Each request proves its own account.
+	Warm time.Duration
+
 	Hooks   upstream.Hooks
 	Log     *slog.Logger // nil discards
 	Version string       // of postern, for the User-Agent
@@ -139,6 +143,9 @@ func (u *Upstream) open(ctx context.Context, account upstream.Account) (*maildro
 	d, err := u.reopen(ctx, account, p)
 	if err != nil {
 		return nil, err
+	}
+	if hook := u.o.Hooks.WarmReuse; hook != nil && u.o.Warm > 0 {
+		hook(d != nil)
 	}
 	if d == nil {
 		if d, err = u.login(ctx, account, p); err != nil {

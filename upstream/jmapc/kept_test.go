@@ -264,14 +264,28 @@ func TestDamagedKeptListingIsNone(t *testing.T) {
 // TestLoginOfTheKnown: with credentials that worked before it is one request,
 // which the server judges.
 func TestLoginOfTheKnown(t *testing.T) {
-	s, u, _ := letters5(t, Options{Listings: newShelf()})
-	requests := 0
+	s, u, _ := letters5(t, Options{Listings: newShelf(), Warm: time.Minute})
+	requests, trips := 0, 0
+	var served []bool
 	u.o.Hooks.RoundTrip = func() { requests++ }
-	open(t, u, bob)
+	u.o.Hooks.WarmReuse = func(hit bool) { served = append(served, hit) }
+	u.o.Hooks.Session = func(roundTrips int, octets int64) {
+		if trips += roundTrips; octets < 500 || octets > 10_000 {
+			t.Errorf("a session of %d octets", octets)
+		}
+	}
+	poll := func() {
+		d, _ := open(t, u, bob)
+		d.Close()
+	}
+	poll()
+	if requests != trips {
+		t.Errorf("%d requests, and the session took %d", requests, trips)
+	}
 	requests = 0
-	open(t, u, bob)
-	if requests != 1 {
-		t.Errorf("%d requests, want 1", requests)
+	poll()
+	if requests != 1 || !slices.Equal(served, []bool{false, true}) {
+		t.Errorf("%d requests, served by what was remembered: %v; want 1, the second", requests, served)
 	}
 	wrong := upstream.Account{User: "bob", Password: upstream.NewSecret("wrong")}
 	if _, err := u.Open(t.Context(), wrong); upstream.Kind(err) != "auth" {
@@ -280,6 +294,16 @@ func TestLoginOfTheKnown(t *testing.T) {
 	s.Revoke()
 	if _, err := u.Open(t.Context(), bob); upstream.Kind(err) != "auth" {
 		t.Errorf("a password that worked before: %v, want auth", err)
+	}
+}
+
+// A connection outlives the time between two polls, and a read that waits for the
+// next request outlives the connection.
+func TestConnectionsWait(t *testing.T) {
+	for warm, want := range map[time.Duration]time.Duration{0: 50 * time.Second, time.Minute: time.Minute, 5 * time.Minute: 5 * time.Minute} {
+		if got := newTransport(Options{Warm: warm}).IdleConnTimeout; got != want {
+			t.Errorf("warm for %v: connections wait %v, want %v", warm, got, want)
+		}
 	}
 }
 

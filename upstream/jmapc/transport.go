@@ -13,8 +13,9 @@ import (
 
 const (
 	dialTimeout = 10 * time.Second // connect, and again for the TLS handshake
-	// silence is how long a server may send nothing while something is read,
-	// and take nothing while something is written.
+	// silence is how long a server may send nothing while something is read
+	// (longer where connections wait longer than that to be used again), and
+	// take nothing while something is written.
 	silence = time.Minute
 )
 
@@ -28,7 +29,8 @@ const (
 // by another; HTTP/2 with several streams at once on one connection stalls
 // Cyrus 3.6 for seconds (seen 2026-11).
 func newTransport(o Options) *http.Transport {
-	d := dialer{config: o.TLSConfig.Clone(), hooks: o.Hooks}
+	idle := max(silence-10*time.Second, o.Warm)
+	d := dialer{config: o.TLSConfig.Clone(), hooks: o.Hooks, silence: idle + 10*time.Second}
 	if d.config == nil {
 		d.config = new(tls.Config)
 	}
@@ -43,7 +45,7 @@ func newTransport(o Options) *http.Transport {
 		DialContext:            d.plain,
 		DialTLSContext:         d.tls,
 		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        silence - 10*time.Second,
+		IdleConnTimeout:        idle,
 		ResponseHeaderTimeout:  silence,
 		MaxResponseHeaderBytes: 64 << 10,
 	}
@@ -51,8 +53,9 @@ func newTransport(o Options) *http.Transport {
 
 // A dialer opens connections and tells the hooks of them.
 type dialer struct {
-	config *tls.Config
-	hooks  upstream.Hooks
+	config  *tls.Config
+	hooks   upstream.Hooks
+	silence time.Duration // that a read bears
 }
 
 func (d dialer) plain(ctx context.Context, network, address string) (net.Conn, error) {
@@ -82,7 +85,7 @@ func (d dialer) dial(ctx context.Context, network, address string, secure func(c
 	c, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
 	if err == nil {
 		raw := c
-		if c, err = secure(ctx, newPromptConn(raw)); err != nil {
+		if c, err = secure(ctx, newPromptConn(raw, d.silence)); err != nil {
 			raw.Close()
 		}
 	}
@@ -103,18 +106,19 @@ func (d dialer) dial(ctx context.Context, network, address string, secure func(c
 // acknowledgement that the system likes to delay.
 type promptConn struct {
 	net.Conn
+	silence     time.Duration
 	acknowledge func() // nil where the system cannot
 }
 
-func newPromptConn(c net.Conn) *promptConn {
-	return &promptConn{Conn: c, acknowledge: quickAck(c)}
+func newPromptConn(c net.Conn, silence time.Duration) *promptConn {
+	return &promptConn{Conn: c, silence: silence, acknowledge: quickAck(c)}
 }
 
 func (c *promptConn) Read(p []byte) (int, error) {
 	if c.acknowledge != nil {
 		c.acknowledge()
 	}
-	c.SetReadDeadline(time.Now().Add(silence))
+	c.SetReadDeadline(time.Now().Add(c.silence))
 	return c.Conn.Read(p)
 }
 
