@@ -1,8 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -50,4 +54,229 @@ routes:
 		c.login(user, password, "-ERR [AUTH] ")
 		c.Close()
 	}
+}
+
+// vaultConfig is a gateway to a server, with a vault whose key is in the file
+// vault.key beside it, and nobody let in but by an account.
+func vaultConfig(t *testing.T, server *memoryIMAP) (path, key string) {
+	t.Helper()
+	path = writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+upstreams: {office: {protocol: imap, address: %q, tls: off}}
+vault: {key_file: vault.key}
+routes: [{user: "*", upstream: office, login: account}]
+`, server.address)
+	return path, filepath.Join(filepath.Dir(path), "vault.key")
+}
+
+// command runs a command that has to succeed, and returns what it prints.
+func command(t *testing.T, args ...string) string {
+	t.Helper()
+	code, out, err := runHere("", args...)
+	if code != exitFine {
+		t.Fatalf("postern %s: exit code %d and\n%s", strings.Join(args, " "), code, err)
+	}
+	return out
+}
+
+// refused runs a command that has to fail, and say that.
+func refused(t *testing.T, want string, args ...string) {
+	t.Helper()
+	if code, out, err := runHere("", args...); code == exitFine || !strings.Contains(err, want) {
+		t.Errorf("postern %s: exit code %d, %q and %q, want it to fail with %q", strings.Join(args, " "), code, out, err, want)
+	}
+}
+
+var shownPassword = regexp.MustCompile(`(?m)^  password +((?:[a-z2-9]{4} ){6}[a-z2-9]{4})$`)
+
+// passwordIn finds the password that a command shows.
+func passwordIn(t *testing.T, out string) string {
+	t.Helper()
+	found := shownPassword.FindStringSubmatch(out)
+	if found == nil {
+		t.Fatalf("no password is shown:\n%s", out)
+	}
+	return found[1]
+}
+
+// The life of an account, all of it beside a gateway that runs.
+func TestAccountCommands(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "scans@example.org", "there", 2)
+	config, key := vaultConfig(t, server)
+	refused(t, "postern vault new-key", "account", "add", "hall", "-c", config, "--upstream-password-file", secretIn(t, "there"))
+	command(t, "vault", "new-key", "-c", config)
+	if info, err := os.Stat(key); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("key file %v, %v; want 0600", info.Mode(), err)
+	}
+	p := spawn(t, "serve", "-c", config)
+	at := p.addresses(t)[0]
+	in := func(password string) {
+		t.Helper()
+		c := dialPOP(t, at, nil)
+		c.login("HALL", password, "+OK")
+		c.say("STAT", "+OK 2 ")
+		c.say("QUIT", "+OK")
+	}
+	out := func(password string) {
+		t.Helper()
+		c := dialPOP(t, at, nil)
+		c.login("hall", password, "-ERR [AUTH] wrong user name or password")
+		c.Close()
+	}
+
+	said := command(t, "account", "add", "Hall", "-c", config, "--upstream-user", "scans@example.org", "--upstream-password-file", secretIn(t, "there"))
+	for _, want := range []string{"The account Hall is made, at office.", "  server     127.0.0.1, port 0, no encryption", "  user name  Hall", "not shown again"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("account add says\n%s\nwant %q in it", said, want)
+		}
+	}
+	first := passwordIn(t, said)
+	in(first)
+	in(strings.ReplaceAll(first, " ", ""))
+	refused(t, "there is an account hall already", "account", "add", "hall", "-c", config, "--upstream-password-file", secretIn(t, "x"))
+
+	second := passwordIn(t, command(t, "account", "password", "hall", "-c", config, "--label", "desk", "--network", "127.0.0.1"))
+	third := passwordIn(t, command(t, "account", "password", "hall", "-c", config, "--label", "far", "--network", "192.0.2.0/24"))
+	in(second)
+	out(third)
+	command(t, "account", "password", "hall", "-c", config, "--revoke", "client")
+	refused(t, "has no password with the label", "account", "password", "hall", "-c", config, "--revoke", "client")
+	out(first)
+	in(second)
+
+	// The password upstream changes there first.
+	server.add(t, "moved@example.org", "renewed", 2)
+	refused(t, "there is no account nobody", "account", "password", "nobody", "-c", config, "--upstream", "--password-file", secretIn(t, "x"))
+	command(t, "account", "password", "hall", "-c", config, "--upstream", "--password-file", secretIn(t, "wrong there"))
+	c := dialPOP(t, at, nil)
+	c.login("hall", second, "-ERR [SYS/PERM] ") // it is not the client's password that is wrong
+	c.say("QUIT", "+OK")
+	command(t, "account", "password", "hall", "-c", config, "--upstream", "--password-file", secretIn(t, "there"))
+	in(second)
+
+	command(t, "account", "disable", "hall", "-c", config)
+	out(second)
+	command(t, "account", "enable", "hall", "-c", config)
+	in(second)
+
+	p.Process.Signal(syscall.SIGTERM)
+	p.end(t)
+	var line accountLine
+	if err := json.Unmarshal([]byte(command(t, "account", "list", "-c", config, "--json")), &line); err != nil {
+		t.Fatal(err)
+	}
+	if line.User != "hall" || line.Login != "scans@example.org" || line.Credential != "password" || line.State != "fine" || len(line.Passwords) != 2 ||
+		line.Passwords[0].Used == nil || line.Passwords[1].Used != nil {
+		t.Errorf("account list --json: %+v, want hall with two passwords, the first of them used", line)
+	}
+	table := command(t, "account", "list", "-c", config)
+	for _, want := range []string{"USER  KEPT IN", "hall  state", "desk", "127.0.0.1/32", "192.0.2.0/24"} {
+		if !strings.Contains(table, want) {
+			t.Errorf("account list says\n%s\nwant %q in it", table, want)
+		}
+	}
+
+	refused(t, "give --yes", "account", "remove", "hall", "-c", config)
+	command(t, "account", "remove", "hall", "-c", config, "--yes")
+	refused(t, "there is no account hall", "account", "remove", "hall", "-c", config, "--yes")
+	if got := command(t, "account", "list", "-c", config, "--json"); got != "" {
+		t.Errorf("after the removal: %s", got)
+	}
+	for _, secret := range []string{"there", first, second} {
+		if strings.Contains(p.output(), secret) && secret != "there" {
+			t.Errorf("the log tells a password:\n%s", p.output())
+		}
+	}
+}
+
+// S7: a key that is missing, or another one, keeps the gateway from starting, as
+// long as anything is sealed; and so does a configuration that names none.
+func TestFaultS7KeyMissingOrWrong(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "hall", "there", 1)
+	config, key := vaultConfig(t, server)
+	command(t, "vault", "new-key", "-c", config)
+	password := passwordIn(t, command(t, "account", "add", "hall", "-c", config, "--upstream-password-file", secretIn(t, "there")))
+	right, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := filepath.Join(filepath.Dir(config), "without.yaml")
+	if err := os.WriteFile(without, []byte(strings.Replace(string(text), "vault: {key_file: vault.key}", "accounts: [{user: x, upstream: office, upstream_password_file: vault.key, password_file: vault.key}]", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "the configuration names no vault", "serve", "-c", without)
+	refused(t, "the configuration names no vault", "check", "-c", without)
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "vault.key: no such file", "serve", "-c", config)
+	command(t, "vault", "new-key", "-c", config) // in place of the one that was lost
+	refused(t, "Put the missing key back", "serve", "-c", config)
+	refused(t, "Put the missing key back", "check", "-c", config)
+	refused(t, "Put the missing key back", "account", "password", "hall", "-c", config)
+	wrong, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(key, append(wrong, right...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := spawn(t, "serve", "-c", config)
+	c := dialPOP(t, p.addresses(t)[0], nil)
+	c.login("hall", password, "+OK")
+	c.say("QUIT", "+OK")
+}
+
+// S7: keys change while the gateway runs, and the old one can go in the end.
+func TestFaultS7Rekey(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	config, key := vaultConfig(t, server)
+	command(t, "vault", "new-key", "-c", config)
+	var passwords []string
+	for _, user := range []string{"ann", "bob", "carl"} {
+		server.add(t, user, "there", 1)
+		passwords = append(passwords, passwordIn(t, command(t, "account", "add", user, "-c", config, "--keep-text", "--upstream-password-file", secretIn(t, "there"))))
+	}
+	p := spawn(t, "serve", "-c", config)
+	at := p.addresses(t)[0]
+	in := func(at, user, password string) {
+		t.Helper()
+		c := dialPOP(t, at, nil)
+		c.login(user, password, "+OK")
+		c.say("QUIT", "+OK")
+	}
+	in(at, "ann", passwords[0])
+	if said := command(t, "vault", "new-key", "-c", config); !strings.Contains(said, "postern rekey") {
+		t.Errorf("a second key says %q, want what to do next", said)
+	}
+	in(at, "bob", passwords[1])
+	said := command(t, "rekey", "-c", config)
+	if !strings.Contains(said, "6 secrets sealed anew") || !strings.Contains(said, "can be taken away") {
+		t.Errorf("rekey says %q, want six secrets, and that the old key can go", said)
+	}
+	in(at, "carl", passwords[2]) // by the gateway that began with the old key alone
+	if said := command(t, "rekey", "-c", config); !strings.Contains(said, "0 secrets") {
+		t.Errorf("a second rekey says %q, want nothing to do", said)
+	}
+	p.Process.Signal(syscall.SIGTERM)
+	p.end(t)
+	keys, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(keys), "\n")
+	if err := os.WriteFile(key, []byte(first+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p = spawn(t, "serve", "-c", config)
+	in(p.addresses(t)[0], "ann", passwords[0])
 }

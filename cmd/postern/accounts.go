@@ -165,13 +165,7 @@ func placeOf(c *config.Config, user, upstreamName, login string) (place, error) 
 
 // stateAccount reads an account of the state, or is state.ErrNotFound.
 func (p *program) stateAccount(c *config.Config, user string) (state.Account, error) {
-	if c.State.Off {
-		return state.Account{}, state.ErrNotFound
-	}
-	store, err := openState(c.State, state.Options{ReadOnly: true})
-	if errors.Is(err, fs.ErrNotExist) {
-		return state.Account{}, state.ErrNotFound
-	}
+	store, err := openReadable(c.State)
 	if err != nil {
 		return state.Account{}, err
 	}
@@ -187,10 +181,11 @@ func (p *program) credentials(c *config.Config, at place, passwordFile string) (
 		a.Password, err = p.password(login{user: at.user, passwordFile: passwordFile})
 		return a, release, err
 	}
-	// A token may have to be refreshed, and must be kept then.
-	store, err := openState(c.State, state.Options{ReadOnly: at.up.OAuth.Grant != config.ByConsent})
-	if errors.Is(err, fs.ErrNotExist) {
-		store, err = state.Off(), nil // the account is of the configuration
+	store, err := openReadable(c.State)
+	if at.up.OAuth.Grant == config.ByConsent && err == nil {
+		// A token may have to be refreshed, and must be kept then.
+		store.Close()
+		store, err = openStateFor(c.State, state.Options{})
 	}
 	if err != nil {
 		return a, release, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -9,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
+	"postern/proxy/auth"
+	"postern/proxy/state"
 )
 
 func (p *program) checkCommand() *cobra.Command {
@@ -18,8 +21,8 @@ func (p *program) checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check a configuration, and what it leads to",
 		Long: `Check a configuration file: every mistake is reported with its line, and what was
-understood is printed. Whether the state can be written is tried, so run this as
-the user that postern runs as.
+understood is printed. Whether the state can be written is tried, and whether there
+are keys for what is sealed in it, so run this as the user that postern runs as.
 
 With --connect, also log in at the upstream where the route of --user leads, and
 explain what is found there. Nothing is changed in the mailbox. The password is
@@ -50,6 +53,9 @@ func (p *program) check(path string, login login) error {
 	if err := p.explain(path, c); err != nil {
 		return err
 	}
+	if err := p.explainAccounts(c); err != nil {
+		return err
+	}
 	if !login.connect {
 		return nil
 	}
@@ -76,9 +82,71 @@ func (p *program) explain(path string, c *config.Config) error {
 	}
 	fmt.Fprintln(t, "\nroutes, the first that matches")
 	for _, r := range c.Routes {
-		fmt.Fprintf(t, "  %s\t%s; %s\n", r.User, r.Upstream, policyText(r))
+		fmt.Fprintf(t, "  %s\t%s%s; %s\n", r.User, r.Upstream, loginText(r), policyText(r))
 	}
 	return t.Flush()
+}
+
+// loginText says who may use a route, and as whom, if that is not as usual.
+func loginText(r config.Route) string {
+	switch {
+	case r.Login == config.AccountsOnly:
+		return ", for accounts only"
+	case r.UpstreamUser != "":
+		return " as " + r.UpstreamUser
+	}
+	return ""
+}
+
+// explainAccounts prints what there is besides routes, and tries the keys.
+func (p *program) explainAccounts(c *config.Config) error {
+	store, err := openReadable(c.State)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	v, err := openVault(c.Vault, store)
+	if err != nil {
+		return err
+	}
+	if !c.HasAccounts() {
+		return nil
+	}
+	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\naccounts, before any route")
+	for _, a := range c.Accounts {
+		fmt.Fprintf(t, "  %s\t%s\n", a.User, accountText(c, a))
+	}
+	if c.Vault.Set() {
+		kept, err := countAccounts(p.drain, store)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(t, "  in the state\t%s: postern account list; sealed under %v\n", plural(kept, "account"), v)
+	}
+	return t.Flush()
+}
+
+// accountText says where an account of the configuration leads.
+func accountText(c *config.Config, a config.Account) string {
+	text := a.Upstream + " as " + auth.Expand(a.UpstreamUser, auth.Fold(a.User))
+	if a.UpstreamPasswordFile == "" {
+		text += ", with tokens"
+	}
+	if len(a.Networks) > 0 {
+		text += "; login from " + strings.Join(networkTexts(a.Networks), ", ")
+	}
+	return text + "; " + policyText(c.Policy(a.User, a.Upstream))
+}
+
+func countAccounts(ctx context.Context, store state.Store) (n int, err error) {
+	for after := ""; ; {
+		page, err := store.ListAccounts(ctx, after, 1000)
+		if err != nil || len(page) == 0 {
+			return n, err
+		}
+		n, after = n+len(page), page[len(page)-1].Name
+	}
 }
 
 func stateText(s config.State) string {

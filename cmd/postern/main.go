@@ -115,7 +115,7 @@ asked for it with DELE and has said QUIT.`,
 	root.SetIn(p.in)
 	root.SetOut(p.out)
 	root.SetErr(p.err)
-	root.AddCommand(p.serveCommand(), p.demoCommand(), p.checkCommand(), p.removalsCommand(), p.undeleteCommand(), p.uidlCommand(), p.versionCommand())
+	root.AddCommand(p.serveCommand(), p.demoCommand(), p.checkCommand(), p.accountCommand(), p.vaultCommand(), p.rekeyCommand(), p.removalsCommand(), p.undeleteCommand(), p.uidlCommand(), p.versionCommand())
 	return root
 }
 

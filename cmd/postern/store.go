@@ -34,9 +34,24 @@ func openStateFor(c config.State, o state.Options) (state.Store, error) {
 	if c.Off {
 		return nil, errStateOff
 	}
+	if !o.ReadOnly {
+		if err := checkOwner(c.Path); err != nil {
+			return nil, err
+		}
+	}
 	store, err := openState(c, o)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w\nThere is no state yet: postern serve makes it", err)
+	}
+	return store, err
+}
+
+// openReadable opens the state to look at it: one that keeps nothing if it is
+// off, or not there yet.
+func openReadable(c config.State) (state.Store, error) {
+	store, err := openState(c, state.Options{ReadOnly: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		return state.Off(), nil
 	}
 	return store, err
 }

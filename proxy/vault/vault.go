@@ -44,7 +44,7 @@ type Vault struct {
 
 	mu     sync.Mutex
 	ring   *Keyring
-	loaded time.Time
+	missed time.Time // when the keyring was read last for want of a key
 }
 
 // reloadPause keeps secrets under a lost key from having the keyring read again
@@ -61,7 +61,7 @@ func Open(ctx context.Context, store state.Secrets, source Source) (*Vault, erro
 		if err != nil {
 			return nil, fmt.Errorf("vault: %w", err)
 		}
-		v.ring, v.loaded = ring, time.Now()
+		v.ring = ring
 	}
 	sealed, err := store.SealedKeys(ctx)
 	if err != nil {
@@ -89,6 +89,9 @@ func (r *Keyring) covers(sealed map[string]int) error {
 		"Put the missing key back behind the first, from a backup; nothing opens without it", ErrNoKey, strings.Join(missing, ", "), strings.Join(r.IDs(), ", "))
 }
 
+// String tells the keys' fingerprints.
+func (v *Vault) String() string { return v.current().String() }
+
 // An Opened secret is its two last generations.
 type Opened struct {
 	Text    upstream.Secret
@@ -107,8 +110,10 @@ func (v *Vault) Get(ctx context.Context, name state.SecretName) (Opened, error) 
 		return Opened{}, err
 	}
 	o := Opened{Text: upstream.NewSecret(string(text)), Version: found.Current.Version}
-	if former, err := v.open(found.Former); err == nil { // it is the current one that counts
-		o.Former = upstream.NewSecret(string(former))
+	if found.Former.Version > 0 {
+		if former, err := v.open(found.Former); err == nil { // it is the current one that counts
+			o.Former = upstream.NewSecret(string(former))
+		}
 	}
 	return o, nil
 }
@@ -140,7 +145,7 @@ func (v *Vault) Seal(name state.SecretName, version int64, text upstream.Secret)
 	if len(text.Reveal()) > maxSecret {
 		return state.Sealed{}, fmt.Errorf("vault: a secret of more than %d octets", maxSecret)
 	}
-	v.reload(0)
+	v.reload()
 	ring := v.current()
 	if len(ring.keys) == 0 {
 		return state.Sealed{}, fmt.Errorf("%w: the configuration names none", ErrNoKey)
@@ -178,11 +183,14 @@ func (v *Vault) open(s state.Sealed) ([]byte, error) {
 
 // keyFor finds a key, which may have been added to the keyring lately.
 func (v *Vault) keyFor(id string) (key, error) {
-	for range 2 {
-		if k, ok := v.current().key(id); ok {
-			return k, nil
-		}
-		v.reload(reloadPause)
+	if k, ok := v.current().key(id); ok {
+		return k, nil
+	}
+	if v.mayReload() {
+		v.reload()
+	}
+	if k, ok := v.current().key(id); ok {
+		return k, nil
 	}
 	return key{}, fmt.Errorf("%w: sealed under %s, which is not on the keyring", ErrNoKey, id)
 }
@@ -193,16 +201,27 @@ func (v *Vault) current() *Keyring {
 	return v.ring
 }
 
-// reload takes up the keyring of now, unless it was read so lately. One that
-// cannot be read changes nothing.
-func (v *Vault) reload(pause time.Duration) {
+// mayReload tells whether it is time to look for a missing key again.
+func (v *Vault) mayReload() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.source == nil || time.Since(v.loaded) < pause {
+	if time.Since(v.missed) < reloadPause {
+		return false
+	}
+	v.missed = time.Now()
+	return true
+}
+
+// reload takes up the keyring of now. One that cannot be read changes nothing.
+func (v *Vault) reload() {
+	if v.source == nil {
 		return
 	}
-	v.loaded = time.Now()
-	if ring, err := v.source(); err == nil {
-		v.ring = ring
+	ring, err := v.source()
+	if err != nil {
+		return
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ring = ring
 }

@@ -230,7 +230,6 @@ func TestRekeyCanBeBrokenOff(t *testing.T) {
 	if done != 120 || err == nil {
 		t.Errorf("broken off: %d and %v, want 120 and an error", done, err)
 	}
-	server.loaded = server.loaded.Add(-reloadPause)
 	all(server) // which has not heard of the new key
 	all(command)
 	if _, err := Open(t.Context(), s, (&ring{lines: []string{new}}).source); !errors.Is(err, ErrNoKey) {

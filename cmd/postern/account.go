@@ -1,0 +1,315 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"postern/cmd/internal/config"
+	"postern/proxy/accounts"
+	"postern/proxy/auth"
+	"postern/proxy/state"
+	"postern/proxy/vault"
+	"postern/upstream"
+)
+
+func (p *program) accountCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "account",
+		Short: "Give clients passwords of postern's own",
+		Long: `An account lets a client log in with a password that postern gave it, while
+postern logs in upstream with another, or with tokens. Each device can have a
+password of its own, good from its network alone, and lose it without the others.
+
+These accounts are kept in the state; others stand in the configuration. The
+commands may run while the gateway does, which sees the change at the next login.`,
+	}
+	c.AddCommand(p.accountAddCommand(), p.accountListCommand(), p.accountPasswordCommand(),
+		p.accountSwitchCommand("disable", "Let nobody log in to an account", true),
+		p.accountSwitchCommand("enable", "Let clients log in to an account again", false),
+		p.accountRemoveCommand())
+	return c
+}
+
+// A passwordWish is which password clients are to have.
+type passwordWish struct {
+	label    string
+	networks []string
+	choose   bool
+	file     string
+	keepText bool
+}
+
+func (w *passwordWish) flags(c *cobra.Command) {
+	c.Flags().StringVar(&w.label, "label", "client", "what the password is for, as `TEXT`")
+	c.Flags().StringSliceVar(&w.networks, "network", nil, "let it be good from `NETWORK` only; may be repeated")
+	c.Flags().BoolVar(&w.choose, "choose", false, "ask for the password instead of making one")
+	c.Flags().StringVar(&w.file, "password-file", "", "take it from the first line of `FILE`; - is standard input")
+	c.Flags().BoolVar(&w.keepText, "keep-text", false, "keep the password itself too, for APOP and CRAM-MD5")
+	c.MarkFlagFilename("password-file")
+}
+
+// wanted turns a wish into what a registrar makes.
+func (p *program) wanted(w passwordWish, user string) (accounts.Wanted, error) {
+	want := accounts.Wanted{Label: w.label, KeepText: w.keepText}
+	for _, text := range w.networks {
+		network, err := parseNetwork(text)
+		if err != nil {
+			return want, err
+		}
+		want.Networks = append(want.Networks, network)
+	}
+	if !w.choose && w.file == "" {
+		return want, nil
+	}
+	var err error
+	want.Chosen, err = p.password(login{user: user + ", for its clients", passwordFile: w.file})
+	return want, err
+}
+
+func parseNetwork(text string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
+	}
+	n, err := netip.ParsePrefix(text)
+	if err != nil || n != n.Masked() || n.Addr().Is4In6() {
+		return n, fmt.Errorf("--network: %q is not a network: write 192.0.2.0/24, 2001:db8::/32 or a single address", text)
+	}
+	return n, nil
+}
+
+// An office is where accounts of the state are made and changed.
+type office struct {
+	config *config.Config
+	store  state.Store
+	vault  *vault.Vault
+	*accounts.Registrar
+}
+
+// withOffice runs do with the accounts of the state.
+func (p *program) withOffice(path string, do func(o office) error) error {
+	c, err := load(path)
+	if err != nil {
+		return err
+	}
+	store, err := openStateFor(c.State, state.Options{})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	v, err := openVault(c.Vault, store)
+	if err != nil {
+		return err
+	}
+	registrar, err := accounts.NewRegistrar(p.drain, store, v)
+	if err != nil {
+		return err
+	}
+	return do(office{c, store, v, registrar})
+}
+
+// find reads an account, or says where else it may be.
+func (o office) find(ctx context.Context, user string) (state.Account, error) {
+	if _, ok := o.config.Account(user); ok {
+		return state.Account{}, fmt.Errorf("the account %s stands in the configuration: change it there", user)
+	}
+	a, err := o.store.Account(ctx, auth.Fold(user))
+	if errors.Is(err, state.ErrNotFound) {
+		return a, fmt.Errorf("there is no account %s: see postern account list", user)
+	}
+	return a, err
+}
+
+// oneUser makes an Args function for commands about one user.
+func oneUser(_ *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return errors.New("USER is missing: whose account is it?")
+	case len(args) > 1:
+		return errors.New("one USER at a time")
+	}
+	return accounts.CheckName(args[0])
+}
+
+// beginFor makes a cobra function of a command about one user.
+func (p *program) beginFor(run func(user string) error) func(*cobra.Command, []string) error {
+	return func(_ *cobra.Command, args []string) error {
+		p.began = true
+		return run(args[0])
+	}
+}
+
+// An adding is what account add is told.
+type adding struct {
+	config, upstream, login, credentialFile string
+	noPassword                              bool
+	wish                                    passwordWish
+}
+
+func (p *program) accountAddCommand() *cobra.Command {
+	var a adding
+	c := &cobra.Command{
+		Use:   "add USER",
+		Short: "Make an account",
+		Long: `Make an account that clients log in to as USER, with a password that is made and
+shown this once, together with what else to type into the client.
+
+postern needs something to log in with upstream, too. The password there, or app
+password, is asked for, unless --upstream-password-file says where it is; it is
+sealed in the state. Where the upstream has oauth, tokens are taken instead, and
+somebody has to consent: postern account connect USER.
+
+In --upstream-user, {user} stands for USER, {local} for what is before its last @
+and {domain} for what is behind. A password that a person chooses (--choose) is
+slower to check, cannot be used with SCRAM, and an account can have but one.`,
+		Example: `  postern account add scanner@example.org --upstream office
+  postern account add hall --upstream office --upstream-user scans@example.org --network 192.0.2.17
+  postern account add ann@example.org --choose --upstream-password-file secret`,
+		Args: func(c *cobra.Command, args []string) error { return errors.Join(oneUser(c, args), a.wish.check()) },
+		RunE: p.beginFor(func(user string) error { return p.accountAdd(a, user) }),
+	}
+	configFlag(c, &a.config)
+	c.Flags().StringVar(&a.upstream, "upstream", "", "`NAME` of the upstream; without it, where a route takes USER")
+	c.Flags().StringVar(&a.login, "upstream-user", "", "log in there as `NAME`, such as {local}@example.com")
+	c.Flags().StringVar(&a.credentialFile, "upstream-password-file", "", "the password there: first line of `FILE`; - is standard input")
+	c.Flags().BoolVar(&a.noPassword, "no-password", false, "make no password for clients yet")
+	c.MarkFlagFilename("upstream-password-file")
+	a.wish.flags(c)
+	return c
+}
+
+func (w *passwordWish) check() error {
+	if w.choose && w.file != "" {
+		return errors.New("--choose asks for the password that --password-file has: give one of the two")
+	}
+	if (w.choose || w.file != "") && w.keepText {
+		return errors.New("--keep-text is for passwords that postern makes")
+	}
+	return nil
+}
+
+func (p *program) accountAdd(a adding, user string) error {
+	return p.withOffice(a.config, func(o office) error {
+		if _, ok := o.config.Account(user); ok {
+			return fmt.Errorf("the configuration has an account %s already", user)
+		}
+		u, err := o.upstreamFor(a.upstream, user)
+		if err != nil {
+			return err
+		}
+		n := accounts.NewAccount{Name: user, Upstream: u.Name, Login: a.login, Credential: accounts.Password}
+		if err := checkLogin(n.Login, user); err != nil {
+			return err
+		}
+		var want *accounts.Wanted
+		if !a.noPassword {
+			w, err := p.wanted(a.wish, user)
+			if err != nil {
+				return err
+			}
+			want = &w
+		}
+		if u.OAuth.Set() && a.credentialFile == "" {
+			n.Credential = accounts.OAuth
+		} else if n.Secret, err = p.password(login{user: auth.Expand(n.Login, user) + " at " + u.Name, passwordFile: a.credentialFile}); err != nil {
+			return err
+		}
+		text, err := o.Add(p.drain, n, want)
+		if err != nil {
+			return explainAccount(err, user, a.wish.label)
+		}
+		p.tellAdded(o.config, u, user, want, text)
+		return nil
+	})
+}
+
+// upstreamFor finds the upstream of a new account.
+func (o office) upstreamFor(name, user string) (config.Upstream, error) {
+	if name == "" {
+		_, u, ok := o.config.Route(user)
+		if !ok && len(o.config.Upstreams) == 1 {
+			u, ok = o.config.Upstreams[0], true
+		}
+		if !ok {
+			return u, fmt.Errorf("no route takes the user %q: say with --upstream where the mail is", user)
+		}
+		return u, nil
+	}
+	u := o.config.Upstream(name)
+	if u.Name == "" {
+		return u, fmt.Errorf("the configuration has no upstream %q", name)
+	}
+	return u, nil
+}
+
+// checkLogin tells what is wrong with the template of a login name.
+func checkLogin(template, user string) error {
+	if template == "" {
+		return nil
+	}
+	rest := strings.NewReplacer("{user}", "", "{local}", "", "{domain}", "").Replace(template)
+	if strings.ContainsAny(rest, "{}") {
+		return fmt.Errorf("--upstream-user: %q has braces around something else than user, local or domain", template)
+	}
+	if err := accounts.CheckName(auth.Expand(template, user)); err != nil {
+		return fmt.Errorf("--upstream-user: %q makes no name of %s: %w", template, user, err)
+	}
+	return nil
+}
+
+// explainAccount makes the errors of a registrar say what to do.
+func explainAccount(err error, user, label string) error {
+	switch {
+	case errors.Is(err, vault.ErrNoKey):
+		return fmt.Errorf("%w\nSecrets are sealed before they are kept. Name a key in the configuration, vault.key_file, and make it: postern vault new-key", err)
+	case errors.Is(err, state.ErrExists):
+		return fmt.Errorf("there is an account %s already, or a password of it with the label %q", user, label)
+	}
+	return err
+}
+
+// tellAdded says what to type into the client.
+func (p *program) tellAdded(c *config.Config, u config.Upstream, user string, want *accounts.Wanted, text upstream.Secret) {
+	fmt.Fprintf(p.out, "The account %s is made, at %s.\n", user, u.Name)
+	if want != nil {
+		p.tellPassword(c, user, *want, text)
+	}
+	if u.OAuth.Set() && u.OAuth.Grant == config.ByConsent {
+		fmt.Fprintf(p.out, "\nIts mail can be read once somebody has consented: postern account connect %s\n", user)
+	}
+}
+
+func (p *program) tellPassword(c *config.Config, user string, w accounts.Wanted, text upstream.Secret) {
+	fmt.Fprintln(p.out, "Type into the client:")
+	fmt.Fprintln(p.out)
+	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	for _, s := range servers(c) {
+		fmt.Fprintf(t, "  server\t%s, port %s, %s\n", s.name, s.port, s.security)
+	}
+	fmt.Fprintf(t, "  user name\t%s\n", user)
+	if w.Chosen == (upstream.Secret{}) {
+		fmt.Fprintf(t, "  password\t%s\n", accounts.Groups(text))
+	} else {
+		fmt.Fprintf(t, "  password\tthe one you chose\n")
+	}
+	t.Flush()
+	if w.Chosen == (upstream.Secret{}) {
+		fmt.Fprintln(p.out, "\nThe password is not shown again. Its spaces need not be typed, and capitals do not matter.")
+	}
+	for i, n := range w.Networks {
+		if i == 0 {
+			fmt.Fprint(p.out, "It is good only from ")
+		} else {
+			fmt.Fprint(p.out, ", ")
+		}
+		fmt.Fprint(p.out, n)
+		if i == len(w.Networks)-1 {
+			fmt.Fprintln(p.out, ".")
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"postern/cmd/internal/config"
+	"postern/proxy/accounts"
+	"postern/proxy/auth"
+	"postern/proxy/state"
+)
+
+func (p *program) accountListCommand() *cobra.Command {
+	var path string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List the accounts",
+		Long: `List the accounts, those of the configuration first: where their mail is, what
+postern logs in with there, and each password that clients have, with its last use.
+No password is shown; they are not kept. The last use is some minutes behind.`,
+		Example: "  postern account list",
+		Args:    cobra.NoArgs,
+		RunE:    p.begin(func() error { return p.accountList(path, asJSON) }),
+	}
+	configFlag(c, &path)
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
+	return c
+}
+
+// An accountLine is what account list tells of an account.
+type accountLine struct {
+	User       string         `json:"user"`
+	Where      string         `json:"kept_in"` // configuration or state
+	Upstream   string         `json:"upstream"`
+	Login      string         `json:"login"`
+	Credential string         `json:"credential"`
+	State      string         `json:"state"` // fine, disabled or consent_lost
+	Since      *time.Time     `json:"since,omitempty"`
+	Passwords  []passwordLine `json:"passwords"`
+}
+
+type passwordLine struct {
+	Label    string     `json:"label"`
+	Kind     string     `json:"kind"`
+	Networks []string   `json:"networks,omitempty"`
+	Created  *time.Time `json:"created,omitempty"`
+	Used     *time.Time `json:"used,omitempty"`
+}
+
+func (p *program) accountList(path string, asJSON bool) error {
+	c, err := load(path)
+	if err != nil {
+		return err
+	}
+	show, end := p.accountTable()
+	if asJSON {
+		encoder := json.NewEncoder(p.out)
+		show, end = func(l accountLine) error { return encoder.Encode(l) }, func() error { return nil }
+	}
+	if err := p.eachAccount(c, show); err != nil {
+		return err
+	}
+	return end()
+}
+
+// eachAccount calls show for every account.
+func (p *program) eachAccount(c *config.Config, show func(accountLine) error) error {
+	store, err := openReadable(c.State)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	lost, err := store.LostConsents(p.drain)
+	if err != nil {
+		return err
+	}
+	for _, a := range c.Accounts {
+		if err := show(configuredLine(a).with(lost[auth.Fold(a.User)])); err != nil {
+			return err
+		}
+	}
+	for after := ""; ; {
+		page, err := store.ListAccounts(p.drain, after, 500)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, a := range page {
+			after = a.Name
+			passwords, err := store.ClientPasswords(p.drain, a.Name)
+			if err != nil {
+				return err
+			}
+			if err := show(stateLine(a, passwords).with(lost[a.Name])); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func configuredLine(a config.Account) accountLine {
+	l := accountLine{User: a.User, Where: "configuration", Upstream: a.Upstream, Login: auth.Expand(a.UpstreamUser, auth.Fold(a.User)),
+		Credential: accounts.Password, State: "fine"}
+	if a.UpstreamPasswordFile == "" {
+		l.Credential = accounts.OAuth
+	}
+	kind := accounts.InConfiguration
+	if a.PasswordHash != "" {
+		kind = accounts.Chosen
+	}
+	l.Passwords = []passwordLine{{Label: "configuration", Kind: kind, Networks: networkTexts(a.Networks)}}
+	return l
+}
+
+func stateLine(a state.Account, passwords []state.ClientPassword) accountLine {
+	l := accountLine{User: a.Name, Where: "state", Upstream: a.Upstream, Login: auth.Expand(a.Login, a.Name), Credential: a.Credential, State: "fine"}
+	if a.Disabled {
+		l.State = "disabled"
+	}
+	for _, w := range passwords {
+		one := passwordLine{Label: w.Label, Kind: w.Kind, Networks: networkTexts(w.Networks), Created: instant(w.Created), Used: instant(w.Used)}
+		l.Passwords = append(l.Passwords, one)
+	}
+	return l
+}
+
+// with adds the state of an account's consent.
+func (l accountLine) with(c state.Consent) accountLine {
+	if !c.Lost.IsZero() {
+		l.State, l.Since = "consent_lost", instant(c.Lost)
+	}
+	return l
+}
+
+func networkTexts(networks []netip.Prefix) []string {
+	var texts []string
+	for _, n := range networks {
+		texts = append(texts, n.String())
+	}
+	return texts
+}
+
+// instant is a time for JSON; nil if there was none.
+func instant(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Second)
+	return &t
+}
+
+// accountTable shows accounts to a person, a line for each password.
+func (p *program) accountTable() (show func(accountLine) error, end func() error) {
+	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	n := 0
+	show = func(l accountLine) error {
+		if n++; n == 1 {
+			fmt.Fprintln(t, "USER\tKEPT IN\tUPSTREAM\tLOGIN\tCREDENTIAL\tSTATE\tPASSWORD\tKIND\tNETWORKS\tLAST USE")
+		}
+		if l.Since != nil {
+			l.State = "consent lost " + l.Since.Local().Format(time.DateOnly)
+		}
+		passwords := l.Passwords
+		if len(passwords) == 0 {
+			passwords = []passwordLine{{}}
+		}
+		for _, w := range passwords {
+			used := "-"
+			if w.Used != nil {
+				used = w.Used.Local().Format(time.DateTime)
+			}
+			_, err := fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", visible(l.User), l.Where, l.Upstream, visible(l.Login), l.Credential,
+				l.State, orDash(visible(w.Label)), orDash(w.Kind), orDash(strings.Join(slices.Clone(w.Networks), " ")), used)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return show, func() error {
+		if n == 0 {
+			fmt.Fprintln(p.err, "There are no accounts. Make one: postern account add USER")
+		}
+		return t.Flush()
+	}
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"postern/proxy/auth"
+	"postern/proxy/state"
+)
+
+func (p *program) accountPasswordCommand() *cobra.Command {
+	var path, revoke string
+	var atUpstream bool
+	var w passwordWish
+	c := &cobra.Command{
+		Use:   "password USER",
+		Short: "Make or revoke a password of an account",
+		Long: `Make one more password for the clients of an account, and show it this once. Each
+device is best given its own, with a label that says which it is: then it can be
+revoked alone.
+
+With --revoke, take away the one with that label. A session that is open goes on;
+the next login with it is refused.
+
+With --upstream, change the password that postern logs in with at the upstream.`,
+		Example: `  postern account password scanner@example.org --label second-floor
+  postern account password scanner@example.org --revoke second-floor
+  postern account password scanner@example.org --upstream --password-file secret`,
+		Args: func(c *cobra.Command, args []string) error {
+			return errors.Join(oneUser(c, args), w.check(), checkPasswordFlags(revoke, atUpstream, c))
+		},
+		RunE: p.beginFor(func(user string) error {
+			switch {
+			case revoke != "":
+				return p.accountRevoke(path, user, revoke)
+			case atUpstream:
+				return p.accountCredential(path, user, w.file)
+			}
+			return p.accountPassword(path, user, w)
+		}),
+	}
+	configFlag(c, &path)
+	w.flags(c)
+	c.Flags().StringVar(&revoke, "revoke", "", "take away the password with this `LABEL`")
+	c.Flags().BoolVar(&atUpstream, "upstream", false, "change the password at the upstream that postern logs in with")
+	return c
+}
+
+func checkPasswordFlags(revoke string, atUpstream bool, c *cobra.Command) error {
+	for _, name := range []string{"label", "network", "choose", "keep-text"} {
+		if (revoke != "" || atUpstream) && c.Flags().Changed(name) {
+			return fmt.Errorf("--%s is for a new password", name)
+		}
+	}
+	if revoke != "" && (atUpstream || c.Flags().Changed("password-file")) {
+		return errors.New("--revoke stands alone")
+	}
+	return nil
+}
+
+func (p *program) accountPassword(path, user string, w passwordWish) error {
+	return p.withOffice(path, func(o office) error {
+		if _, err := o.find(p.drain, user); err != nil {
+			return err
+		}
+		want, err := p.wanted(w, user)
+		if err != nil {
+			return err
+		}
+		text, err := o.AddPassword(p.drain, user, want)
+		if err != nil {
+			return explainAccount(err, user, w.label)
+		}
+		p.tellPassword(o.config, user, want, text)
+		return nil
+	})
+}
+
+func (p *program) accountRevoke(path, user, label string) error {
+	return p.withOffice(path, func(o office) error {
+		if _, err := o.find(p.drain, user); err != nil {
+			return err
+		}
+		err := o.store.RemoveClientPassword(p.drain, auth.Fold(user), label)
+		if errors.Is(err, state.ErrNotFound) {
+			return fmt.Errorf("%s has no password with the label %q: see postern account list", user, label)
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(p.out, "The password %q of %s opens nothing any more.\n", label, user)
+		return nil
+	})
+}
+
+func (p *program) accountCredential(path, user, file string) error {
+	return p.withOffice(path, func(o office) error {
+		a, err := o.find(p.drain, user)
+		if err != nil {
+			return err
+		}
+		secret, err := p.password(login{user: auth.Expand(a.Login, a.Name) + " at " + a.Upstream, passwordFile: file})
+		if err != nil {
+			return err
+		}
+		if err := o.SetCredential(p.drain, user, secret); err != nil {
+			return explainAccount(err, user, "")
+		}
+		fmt.Fprintf(p.out, "postern logs in for %s with the new password from now on.\n", user)
+		return nil
+	})
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"postern/proxy/auth"
+)
+
+// accountSwitchCommand makes disable and enable.
+func (p *program) accountSwitchCommand(word, short string, off bool) *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use:     word + " USER",
+		Short:   short,
+		Example: "  postern account " + word + " scanner@example.org",
+		Args:    oneUser,
+		RunE:    p.beginFor(func(user string) error { return p.accountSwitch(path, user, word, off) }),
+	}
+	configFlag(c, &path)
+	return c
+}
+
+func (p *program) accountSwitch(path, user, word string, off bool) error {
+	return p.withOffice(path, func(o office) error {
+		a, err := o.find(p.drain, user)
+		if err != nil {
+			return err
+		}
+		a.Disabled = off
+		if err := o.store.SetAccount(p.drain, a); err != nil {
+			return err
+		}
+		fmt.Fprintf(p.out, "The account %s is %sd.\n", user, word)
+		return nil
+	})
+}
+
+func (p *program) accountRemoveCommand() *cobra.Command {
+	var path string
+	var yes bool
+	c := &cobra.Command{
+		Use:   "remove USER",
+		Short: "Remove an account",
+		Long: `Remove an account, with its passwords, the credential that postern keeps for it,
+and its consent. The mail upstream stays as it is. What postern knows of unique-ids
+stays too, so that an account that is made again downloads nothing twice.
+
+It asks before it does that, unless --yes is given.`,
+		Example: "  postern account remove scanner@example.org",
+		Args:    oneUser,
+		RunE:    p.beginFor(func(user string) error { return p.accountRemove(path, user, yes) }),
+	}
+	configFlag(c, &path)
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return c
+}
+
+func (p *program) accountRemove(path, user string, yes bool) error {
+	return p.withOffice(path, func(o office) error {
+		if _, err := o.find(p.drain, user); err != nil {
+			return err
+		}
+		if err := p.confirm(fmt.Sprintf("Remove the account %s and its passwords?", user), yes); err != nil {
+			return err
+		}
+		if err := o.store.RemoveAccount(p.drain, auth.Fold(user)); err != nil {
+			return err
+		}
+		fmt.Fprintf(p.out, "The account %s is removed.\n", user)
+		return nil
+	})
+}
+
+// confirm asks a person, unless the answer is known.
+func (p *program) confirm(question string, yes bool) error {
+	if yes {
+		return nil
+	}
+	if _, ok := terminalOf(p.in); !ok {
+		return errors.New("there is no terminal to ask whether you are sure: give --yes")
+	}
+	fmt.Fprintf(p.err, "%s [y/N] ", question)
+	answer, err := bufio.NewReader(p.in).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y") {
+		return errors.New("nothing is changed")
+	}
+	return nil
+}

@@ -1,0 +1,31 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// keepOwner gives f the owner of the file that it is to replace.
+func keepOwner(f *os.File, of fs.FileInfo) error {
+	if s, ok := of.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		return f.Chown(int(s.Uid), int(s.Gid))
+	}
+	return nil
+}
+
+// checkOwner keeps root from leaving files in the state that the gateway, which
+// runs as somebody else, cannot write to.
+func checkOwner(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil || os.Geteuid() != 0 {
+		return nil
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 {
+		return fmt.Errorf("the state in %s belongs to user %d, and what root writes there would be out of its reach: run this as that user, such as sudo -u '#%[2]d' postern ...", dir, s.Uid)
+	}
+	return nil
+}

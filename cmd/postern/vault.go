@@ -1,0 +1,208 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"postern/cmd/internal/config"
+	"postern/proxy/state"
+	"postern/proxy/vault"
+)
+
+func (p *program) vaultCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "vault",
+		Short: "Look after the keys that secrets are sealed with",
+		Long: `Passwords and tokens in the state are sealed with a key that is kept elsewhere:
+in a file, an environment variable or a systemd credential, as vault in the
+configuration says. Without it, nothing of them can be read again: keep a copy of
+it where the backups of the state are not.`,
+	}
+	c.AddCommand(p.newKeyCommand())
+	return c
+}
+
+func (p *program) newKeyCommand() *cobra.Command {
+	var path string
+	var print bool
+	c := &cobra.Command{
+		Use:   "new-key",
+		Short: "Make a key",
+		Long: `Make a key, and put it first into the file that vault.key_file in the configuration
+names; keys that are there stay behind it. From then on it seals. Where the
+configuration names no file, or with --print, the key is printed instead.
+
+To change keys: make a new one this way, run postern rekey, and when that has
+found nothing left to do, take the old one away.`,
+		Example: `  postern vault new-key
+  postern vault new-key --print | systemd-creds encrypt --name=vault-key - vault-key.cred`,
+		Args: cobra.NoArgs,
+		RunE: p.begin(func() error { return p.newKey(path, print) }),
+	}
+	configFlag(c, &path)
+	c.Flags().BoolVar(&print, "print", false, "print the key, and write it nowhere")
+	return c
+}
+
+func (p *program) newKey(path string, print bool) error {
+	if print {
+		fmt.Fprintln(p.out, vault.NewKey())
+		return nil
+	}
+	c, err := load(path)
+	if err != nil {
+		return err
+	}
+	file := c.Vault.KeyFile
+	if file == "" {
+		fmt.Fprintln(p.out, vault.NewKey())
+		fmt.Fprintln(p.err, "Put this line first where the configuration's vault has its keys.")
+		return nil
+	}
+	had, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(had) > 0 {
+		if _, err := vault.ParseKeyring(had); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	key := vault.NewKey()
+	if err := replaceFile(file, []byte(key+"\n"+string(had))); err != nil {
+		return err
+	}
+	ring, err := vault.ParseKeyring([]byte(key))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.out, "The key %s is in %s, and seals from now on.\n", ring.IDs()[0], file)
+	if len(had) > 0 {
+		fmt.Fprintln(p.out, "Seal with it what the former key has sealed: postern rekey")
+	} else {
+		fmt.Fprintln(p.out, "Keep a copy of it apart from the backups of the state: without it, nothing that is sealed can be read.")
+	}
+	return nil
+}
+
+// replaceFile puts content in the place of a file, whole or not at all. Who
+// could read the file still can; a new one is its owner's alone.
+func replaceFile(path string, content []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".postern-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(content)
+	if info, statErr := os.Stat(path); statErr == nil {
+		err = errors.Join(err, f.Chmod(info.Mode().Perm()), keepOwner(f, info))
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func (p *program) rekeyCommand() *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use:   "rekey",
+		Short: "Seal all secrets under the first key",
+		Long: `Seal again, under the first key of the vault, every secret in the state that is
+under another. It may be broken off and run again, and run while the gateway does.
+
+A gateway takes up a key that was added to vault.key_file by itself. Where the
+keys come from the environment or from systemd, restart it with the new key and
+the old one before this.`,
+		Example: `  postern vault new-key && postern rekey`,
+		Args:    cobra.NoArgs,
+		RunE:    p.begin(func() error { return p.rekey(path) }),
+	}
+	configFlag(c, &path)
+	return c
+}
+
+func (p *program) rekey(path string) error {
+	c, err := load(path)
+	if err != nil {
+		return err
+	}
+	if !c.Vault.Set() {
+		return errors.New("the configuration names no vault, so nothing is sealed")
+	}
+	store, err := openStateFor(c.State, state.Options{})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	v, err := openVault(c.Vault, store)
+	if err != nil {
+		return err
+	}
+	report, end := p.counting("secrets sealed anew")
+	all, err := p.toSeal(store, c.Vault)
+	if err != nil {
+		return err
+	}
+	done, err := v.Rekey(p.drain, func(done int) { report(done, max(done, all)) })
+	end()
+	fmt.Fprintf(p.out, "%s sealed anew.\n", plural(done, "secret"))
+	if err != nil {
+		return err
+	}
+	return p.tellSpare(store, c.Vault)
+}
+
+// toSeal counts what is sealed under other keys than the first.
+func (p *program) toSeal(store state.Store, c config.Vault) (n int, err error) {
+	ring, err := keyring(c)()
+	if err != nil {
+		return 0, err
+	}
+	sealed, err := store.SealedKeys(p.drain)
+	for id, count := range sealed {
+		if id != ring.IDs()[0] {
+			n += count
+		}
+	}
+	return n, err
+}
+
+// tellSpare names the keys that are of no use any more.
+func (p *program) tellSpare(store state.Store, c config.Vault) error {
+	ring, err := keyring(c)()
+	if err != nil {
+		return err
+	}
+	sealed, err := store.SealedKeys(p.drain)
+	if err != nil {
+		return err
+	}
+	var spare []string
+	for _, id := range ring.IDs()[1:] {
+		if sealed[id] == 0 {
+			spare = append(spare, id)
+		}
+	}
+	if len(spare) > 0 {
+		fmt.Fprintf(p.out, "Nothing is sealed any more under %s: that can be taken away, but for the sake of old backups.\n", strings.Join(spare, ", "))
+	}
+	return nil
+}
