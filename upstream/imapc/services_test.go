@@ -39,27 +39,21 @@ const specialUse = `namespace inbox {
 
 func onDovecot(t *testing.T, config ...string) *service {
 	server := dovecot.Start(t, config...)
-	mailbox := server.AddUser(t, "bob", "secret")
-	s := &service{address: server.IMAP, account: mailbox.Account(), journal: newJournal()}
-	for i := range 5 {
-		s.raw = append(s.raw, upstreamtest.Letter(i, 400))
-		mailbox.Deliver(t, s.raw[i])
-	}
-	s.deliver = func(t *testing.T, raw string) {
-		t.Helper()
-		mailbox.Deliver(t, raw)
-	}
-	s.in = func(t *testing.T, folder string) []string {
-		t.Helper()
-		return mailbox.In(t, folder)
-	}
-	return s
+	return serviceOf(t, server.IMAP, server.AddUser(t, "bob", "secret"))
 }
 
 func onCyrus(t *testing.T, config ...string) *service {
 	server := cyrus.Start(t, config...)
-	mailbox := server.AddUser(t, "bob", "secret")
-	s := &service{address: server.IMAP, account: mailbox.Account(), journal: newJournal()}
+	return serviceOf(t, server.IMAP, server.AddUser(t, "bob", "secret"))
+}
+
+// serviceOf delivers five messages to a mailbox that is served at address.
+func serviceOf(t *testing.T, address string, mailbox interface {
+	upstreamtest.Mailbox
+	Account() upstream.Account
+	In(t testing.TB, folder string) []string
+}) *service {
+	s := &service{address: address, account: mailbox.Account(), journal: newJournal()}
 	for i := range 5 {
 		s.raw = append(s.raw, upstreamtest.Letter(i, 400))
 		mailbox.Deliver(t, s.raw[i])
