@@ -230,8 +230,12 @@ func (c popClient) gets(number, id int) {
 // only the end of the connection.
 func (c popClient) breaksOff(number int) {
 	c.t.Helper()
+	began := time.Now()
 	c.say(fmt.Sprint("RETR ", number), "+OK")
 	rest, err := io.ReadAll(c.R)
+	if took := time.Since(began); took > time.Minute {
+		c.t.Errorf("a message that breaks off: the connection stayed open for %v, want it closed", took)
+	}
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) || strings.HasSuffix(string(rest), "\r\n.\r\n") || len(rest) > len(oracle.RawOf(largeMessage-1)) {
 		c.t.Errorf("a message that breaks off: got %d octets, ending in %.20q, and %v; want no final dot", len(rest), rest[max(0, len(rest)-20):], err)
 	}
