@@ -292,6 +292,64 @@ func TestSearchThatOvertakes(t *testing.T) {
 	}
 }
 
+// The connection is lost while the server is asked once more.
+func TestSecondLookIsLost(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		j := f.journal()
+		d := f.list()
+		ignored := onCommand("UID EXPUNGE", func(c *fakeConn) bool { c.ok("not done"); return true })
+		lost := onNth(2, "UID SEARCH", func(c *fakeConn, _ string) bool { return drop(c) })
+		f.fault = func(c *fakeConn, command string) bool { return ignored(c, command) || lost(c, command) }
+		wantRemoved(t, f, d, []int{0, 1}, 2, nil, 6, 9)
+		j.wantNames("3", "5")
+		j.wantPending()
+	})
+}
+
+// A chunk is what fits on a command line: of messages in a row, many.
+func TestLines(t *testing.T) {
+	row := func(first, step uint32, n int) (uids []uint32) {
+		for k := range uint32(n) {
+			uids = append(uids, first+step*k)
+		}
+		return uids
+	}
+	pairs := make([]uint32, 0, 400)
+	for k := range uint32(200) {
+		pairs = append(pairs, 4_000_000_000+10*k, 4_000_000_001+10*k)
+	}
+	for name, c := range map[string]struct {
+		uids   []uint32
+		maxSet int
+		want   []int
+	}{
+		"none":           {nil, 940, nil},
+		"one":            {[]uint32{7}, 940, []int{1}},
+		"in a row":       {row(1, 1, 2000), 940, []int{2000}},
+		"a long row":     {row(1, 1, 4500), 940, []int{maxNamed, maxNamed, 500}},
+		"sparse":         {row(4_000_000_000, 2, 200), 940, []int{85, 85, 30}},
+		"sparse, 4 KiB":  {row(4_000_000_000, 2, 400), 4096, []int{372, 28}},
+		"pairs":          {pairs, 940, []int{85, 85, 85, 85, 60}},
+		"twice the same": {[]uint32{5, 5, 5}, 940, []int{3}},
+		"too long each":  {row(4_000_000_000, 2, 3), 5, []int{1, 1, 1}},
+	} {
+		var got []int
+		var all []uint32
+		for part := range lines(c.uids, func(uid uint32) uint32 { return uid }, c.maxSet) {
+			if set := uidSet(part); len(set) > c.maxSet && len(part) > 1 {
+				t.Errorf("%s: a set of %d octets", name, len(set))
+			}
+			got, all = append(got, len(part)), append(all, part...)
+		}
+		if !slices.Equal(got, c.want) || !slices.Equal(all, c.uids) {
+			t.Errorf("%s: %v messages, want %v", name, got, c.want)
+		}
+	}
+	for range lines(row(1, 2, 2000), func(uid uint32) uint32 { return uid }, 100) {
+		break // which is allowed
+	}
+}
+
 // A server that cannot stand many commands at once gets them chunk by chunk.
 func TestServerThatStandsFewCommands(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
