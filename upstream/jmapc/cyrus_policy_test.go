@@ -1,9 +1,16 @@
 package jmapc
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,6 +98,111 @@ func TestCyrusPolicies(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestCyrusResume cuts a session off in the middle of its removal, before or
+// after Cyrus had it. The next login finds out which, and removes nothing.
+func TestCyrusResume(t *testing.T) {
+	s := cyrus.Start(t)
+	users := 0
+	for _, c := range []struct {
+		name    string
+		policy  upstream.Policy
+		arrived bool
+		folder  string // where they are kept
+	}{
+		{"expunge", upstream.Policy{}, true, ""},
+		{"expunge", upstream.Policy{}, false, ""},
+		{"trash", upstream.Policy{Delete: upstream.DeleteTrash}, true, "Trash"},
+		{"trash", upstream.Policy{Delete: upstream.DeleteTrash}, false, "Trash"},
+		{"flag", upstream.Policy{Delete: upstream.DeleteFlag}, true, "INBOX"},
+		{"flag", upstream.Policy{Delete: upstream.DeleteFlag}, false, "INBOX"},
+	} {
+		t.Run(fmt.Sprint(c.name, c.arrived), func(t *testing.T) {
+			users++
+			m := s.AddUser(t, fmt.Sprint("user", users), "secret")
+			raw := []string{upstreamtest.Letter(0, 700), upstreamtest.Letter(1, 700), upstreamtest.Letter(2, 700)}
+			m.DeliverAll(t, raw)
+			front := newCutter(t, s, c.arrived)
+			j := new(notebook)
+			u := newUpstream(t, Options{URL: front.url, Policy: c.policy, Journal: j})
+			d, l := open(t, u, m.Account())
+			before := rows(l)
+			front.armed.Store(true)
+			if n, err := d.Remove(t.Context(), []int{0, 2}); n != 0 || upstream.Kind(err) != "unavailable" || j.open() != 1 {
+				t.Fatalf("removed %d, %v; %d intents pending", n, err, j.open())
+			}
+			front.armed.Store(false)
+			front.cut.Store(false)
+			_, l = open(t, u, m.Account())
+			want, noted := before, 0
+			if c.arrived {
+				want, noted = before[1:2], 2
+			}
+			if diff := cmp.Diff(want, rows(l)); diff != "" {
+				t.Errorf("listed afterwards:\n%s", diff)
+			}
+			if j.open() != 0 || len(j.removed) != noted || front.sets.Load() != 1 {
+				t.Fatalf("%d intents pending, removed %+v, %d removals sent; want 0, %d and 1", j.open(), j.removed, front.sets.Load(), noted)
+			}
+			for _, r := range j.removed {
+				if kept := r.Kept != (upstream.Place{}); kept != (c.folder != "") {
+					t.Errorf("%s is kept in %+v", r.Name, r.Kept)
+				}
+			}
+			if c.folder != "" && c.arrived && !slices.Contains(m.In(t, c.folder), raw[0]) {
+				t.Errorf("message 0 is not in %s", c.folder)
+			}
+			if got := m.Messages(t); !slices.Contains(got, raw[1]) || !c.arrived && len(got) != 3 {
+				t.Errorf("%d messages are left, or what was never marked is gone", len(got))
+			}
+		})
+	}
+}
+
+// A cutter stands in front of Cyrus. Once armed it cuts off the next Email/set,
+// and whatever comes after that.
+type cutter struct {
+	url        string
+	armed, cut atomic.Bool
+	sets       atomic.Int32
+}
+
+func newCutter(t *testing.T, s *cyrus.Server, arrive bool) *cutter {
+	t.Helper()
+	target, err := url.Parse(s.JMAP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.Path = ""
+	c := &cutter{}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = r.In.Host // of which Cyrus makes its URLs
+	}}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || c.cut.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		isSet := bytes.Contains(body, []byte("Email/set"))
+		if isSet {
+			c.sets.Add(1)
+		}
+		if !isSet || !c.armed.Load() {
+			proxy.ServeHTTP(w, r)
+			return
+		}
+		c.cut.Store(true)
+		if arrive {
+			proxy.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	t.Cleanup(front.Close)
+	c.url = front.URL
+	return c
 }
 
 func TestCyrusMarkSeen(t *testing.T) {

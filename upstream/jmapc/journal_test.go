@@ -26,6 +26,8 @@ type notebook struct {
 	pending []upstream.Intent
 	removed []upstream.Removal
 	fail    error // of Begin
+
+	noEnd, noPending error
 }
 
 func (n *notebook) Begin(_ context.Context, i upstream.Intent) (int64, error) {
@@ -44,6 +46,9 @@ func (n *notebook) End(ctx context.Context, id int64, removed []upstream.Removal
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	at := slices.IndexFunc(n.pending, func(i upstream.Intent) bool { return i.ID == id })
+	if n.noEnd != nil {
+		return n.noEnd
+	}
 	if at < 0 || ctx.Err() != nil {
 		return errors.Join(errors.New("no such intent"), ctx.Err())
 	}
@@ -60,7 +65,7 @@ func (n *notebook) Pending(_ context.Context, account string) (found []upstream.
 			found = append(found, i)
 		}
 	}
-	return found, nil
+	return found, n.noPending
 }
 
 // open tells how many intents are pending, and names tells what was removed.
