@@ -26,6 +26,7 @@ type conn struct {
 	greeting   status
 	tls        *tls.ConnectionState // nil without TLS
 	before     imap.CapSet          // capabilities before login
+	presumed   string               // those of an earlier connection, in place of them; empty if they were told
 	caps       imap.CapSet          // and after it
 	box        mailbox              // the selected one
 	listing    *lister              // of it, asked for already; nil if not
@@ -55,7 +56,7 @@ func (u *Upstream) connect(ctx context.Context) (_ *conn, err error) {
 		return nil, fmt.Errorf("connect to %s: %w: %w", u.o.Address, err, upstream.ErrUnavailable)
 	}
 	stop := context.AfterFunc(limited, func() { socket.Close() })
-	c := &conn{o: &u.o, born: began}
+	c := &conn{o: &u.o, born: began, presumed: u.known.capabilities()}
 	stream, first, err := c.greet(limited, socket)
 	if !stop() {
 		err = limited.Err() // an error of the socket is its consequence
@@ -107,7 +108,7 @@ func (c *conn) greet(ctx context.Context, socket net.Conn) (stream net.Conn, fir
 		return nil, nil, fmt.Errorf("greeting %s: %w", printable(trimEOL(line)), refusal(c.greeting, upstream.ErrUnavailable))
 	}
 	if c.o.TLS != TLSStartTLS {
-		return stream, append(line, rest...), nil
+		return stream, append(c.presume(line), rest...), nil
 	}
 	if len(rest) > 0 {
 		return nil, nil, fmt.Errorf("greeting: %w", errInjected)
@@ -115,7 +116,7 @@ func (c *conn) greet(ctx context.Context, socket net.Conn) (stream net.Conn, fir
 	if stream, err = c.startTLS(ctx, socket); err != nil {
 		return nil, nil, err
 	}
-	return stream, []byte("* OK encrypted\r\n"), nil // the library asks for capabilities then
+	return stream, c.presume([]byte("* OK encrypted\r\n")), nil // the library asks for capabilities then, unless it is told
 }
 
 var errInjected = errors.New("plaintext where there should be none")

@@ -103,6 +103,7 @@ type Options struct {
 type Upstream struct {
 	o      Options
 	habits habits
+	known  foreknowledge
 }
 
 // New returns an Upstream. It does not connect.

@@ -71,6 +71,9 @@ func (u *Upstream) login(ctx context.Context, account upstream.Account) (_ *conn
 		return nil, err
 	}
 	err = c.login(ctx, account)
+	if c.presumed == "" || err != nil {
+		u.known.learn(c.before, err == nil)
+	}
 	if u.o.Warm > 0 && (err == nil || errors.Is(err, upstream.ErrAuth)) {
 		u.o.Stable.judged(u, account, err == nil)
 	}
@@ -123,6 +126,9 @@ func (c *conn) prove(ctx context.Context, account upstream.Account) error {
 			s := statusOf(refusal)
 			if password := account.Password.Reveal(); password != "" {
 				s.text = strings.ReplaceAll(s.text, password, "***") // some servers repeat the command
+			}
+			if c.presumed != "" && !c.stillOffers() {
+				return fmt.Errorf("%s: %w: the server takes logins in another way now: %w", doing, s, upstream.ErrUnavailable)
 			}
 			return refused(doing, s, upstream.ErrAuth)
 		}
