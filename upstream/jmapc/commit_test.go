@@ -15,9 +15,39 @@ import (
 	"postern/upstream/upstreamtest/jmapserver"
 )
 
-func lost(int, dict) *jmapserver.Answer { panic(http.ErrAbortHandler) }
+func lost() *jmapserver.Answer { panic(http.ErrAbortHandler) }
 
-func failed(int, dict) *jmapserver.Answer { return jmapserver.Error("serverFail") }
+func failed() *jmapserver.Answer { return jmapserver.Error("serverFail") }
+
+// A mood is how a server answers methods, and may change at any time: a request
+// that is cut off may not be over when the next one comes.
+type mood struct {
+	atomic.Pointer[func(name string, args dict) *jmapserver.Answer]
+}
+
+// moody gives a server that has had no request yet a mood, at first a good one.
+func moody(s *jmapserver.Server) *mood {
+	m := &mood{}
+	s.Method = func(name string, args dict) *jmapserver.Answer {
+		if answer := m.Load(); answer != nil {
+			return (*answer)(name, args)
+		}
+		return nil
+	}
+	return m
+}
+
+func (m *mood) set(answer func(name string, args dict) *jmapserver.Answer) { m.Store(&answer) }
+
+// on answers one method.
+func (m *mood) on(method string, answer func() *jmapserver.Answer) {
+	m.set(func(name string, _ dict) *jmapserver.Answer {
+		if name != method {
+			return nil
+		}
+		return answer()
+	})
+}
 
 // TestSmallRequests: a server that takes little at once gets little at once.
 func TestSmallRequests(t *testing.T) {
@@ -34,21 +64,22 @@ func TestSmallRequests(t *testing.T) {
 
 // TestArchiveThatCannotBeMade: nothing is moved, and it is tried again another time.
 func TestArchiveThatCannotBeMade(t *testing.T) {
-	for name, answer := range map[string]func(int, dict) *jmapserver.Answer{
+	for name, answer := range map[string]func() *jmapserver.Answer{
 		"an error":   failed,
 		"lost":       lost,
-		"no outcome": func(int, dict) *jmapserver.Answer { return &jmapserver.Answer{Name: "Mailbox/set", Args: dict{}} },
+		"no outcome": func() *jmapserver.Answer { return &jmapserver.Answer{Name: "Mailbox/set", Args: dict{}} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := new(notebook)
 			s, u, _ := letters5(t, Options{Journal: j, Policy: upstream.Policy{Delete: upstream.DeleteArchive, Folder: "Old"}})
+			m := moody(s)
 			d, _ := open(t, u, bob)
-			lie(s, "Mailbox/set", answer)
+			m.on("Mailbox/set", answer)
 			n, err := d.Remove(t.Context(), []int{0})
 			if n != 0 || upstream.Kind(err) != "unavailable" || sets(s) != 0 || j.last != 0 {
 				t.Errorf("removed %d, %v, %d sets, %d intents; want nothing", n, err, sets(s), j.last)
 			}
-			s.Method = nil
+			m.Store(nil)
 			if n, err := d.Remove(t.Context(), []int{0}); n != 1 || err != nil {
 				t.Errorf("removed %d, %v; want 1", n, err)
 			}
@@ -56,8 +87,9 @@ func TestArchiveThatCannotBeMade(t *testing.T) {
 	}
 	t.Run("server gone", func(t *testing.T) {
 		s, u, _ := letters5(t, Options{Policy: upstream.Policy{Delete: upstream.DeleteArchive, Folder: "Old"}})
+		m := moody(s)
 		d, _ := open(t, u, bob)
-		s.Method = func(string, dict) *jmapserver.Answer { panic(http.ErrAbortHandler) }
+		m.set(func(string, dict) *jmapserver.Answer { return lost() })
 		if n, err := d.Remove(t.Context(), []int{0}); n != 0 || upstream.Kind(err) != "unavailable" {
 			t.Errorf("removed %d, %v; want unavailable", n, err)
 		}
@@ -100,29 +132,30 @@ func TestLoginWithoutItsJournal(t *testing.T) {
 
 // interrupted makes the journal hold a removal of message 1 whose outcome nobody
 // knows.
-func interrupted(t *testing.T) (*jmapserver.Server, *Upstream, *notebook) {
+func interrupted(t *testing.T) (*mood, *Upstream, *notebook) {
 	t.Helper()
 	j := new(notebook)
 	s, u, _ := letters5(t, Options{Journal: j})
+	m := moody(s)
 	d, _ := open(t, u, bob)
 	var cut atomic.Bool
-	s.Method = func(name string, _ dict) *jmapserver.Answer {
+	m.set(func(name string, _ dict) *jmapserver.Answer {
 		if cut.Store(cut.Load() || name == "Email/set"); cut.Load() {
-			panic(http.ErrAbortHandler)
+			return lost()
 		}
 		return nil
-	}
+	})
 	if n, err := d.Remove(t.Context(), []int{1}); n != 0 || err == nil || j.open() != 1 {
 		t.Fatalf("removed %d, %v; %d intents pending", n, err, j.open())
 	}
-	s.Method = nil
-	return s, u, j
+	m.Store(nil)
+	return m, u, j
 }
 
-// looksOfResume calls look for each Email/get that asks where messages are.
-func looksOfResume(s *jmapserver.Server, look func() *jmapserver.Answer) {
-	lie(s, "Email/get", func(_ int, args dict) *jmapserver.Answer {
-		if properties, _ := args["properties"].([]any); slices.Contains(properties, any("mailboxIds")) {
+// looks answers each Email/get that asks where messages are.
+func (m *mood) looks(look func() *jmapserver.Answer) {
+	m.set(func(name string, args dict) *jmapserver.Answer {
+		if properties, _ := args["properties"].([]any); name == "Email/get" && slices.Contains(properties, any("mailboxIds")) {
 			return look()
 		}
 		return nil
@@ -132,8 +165,8 @@ func looksOfResume(s *jmapserver.Server, look func() *jmapserver.Answer) {
 // TestEmptyAnswerSettlesNothing: a message that is neither shown nor said to be
 // gone is neither.
 func TestEmptyAnswerSettlesNothing(t *testing.T) {
-	s, u, j := interrupted(t)
-	looksOfResume(s, func() *jmapserver.Answer { return emailsOf() })
+	m, u, j := interrupted(t)
+	m.looks(func() *jmapserver.Answer { return emailsOf() })
 	d, err := u.Open(t.Context(), bob)
 	if err != nil {
 		t.Fatal(err)
@@ -146,23 +179,23 @@ func TestEmptyAnswerSettlesNothing(t *testing.T) {
 
 // TestLoginThatIsGivenUpSettlesNoMore: of two intents the second is not looked at.
 func TestLoginThatIsGivenUpSettlesNoMore(t *testing.T) {
-	s, u, j := interrupted(t)
+	m, u, j := interrupted(t)
 	second := j.pending[0]
 	second.ID = 77
 	j.pending = append(j.pending, second)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	looks := 0
-	looksOfResume(s, func() *jmapserver.Answer {
-		looks++
+	var looks atomic.Int32
+	m.looks(func() *jmapserver.Answer {
+		looks.Add(1)
 		cancel()
-		panic(http.ErrAbortHandler)
+		return lost()
 	})
 	if d, err := u.Open(ctx, bob); err == nil {
 		d.Close()
 	}
-	if looks != 1 || j.open() != 2 {
-		t.Errorf("%d looks, %d intents pending; want 1 and 2", looks, j.open())
+	if looks.Load() != 1 || j.open() != 2 {
+		t.Errorf("%d looks, %d intents pending; want 1 and 2", looks.Load(), j.open())
 	}
 }
 
@@ -190,11 +223,12 @@ func TestReadOnlyAccountKeepsEverything(t *testing.T) {
 
 // TestMarkingThatFails: the error says so, and nothing else happens.
 func TestMarkingThatFails(t *testing.T) {
-	for name, answer := range map[string]func(int, dict) *jmapserver.Answer{"an error": failed, "lost": lost} {
+	for name, answer := range map[string]func() *jmapserver.Answer{"an error": failed, "lost": lost} {
 		t.Run(name, func(t *testing.T) {
 			s, u, ids := letters5(t, Options{Policy: upstream.Policy{Seen: true}})
+			m := moody(s)
 			d, _ := open(t, u, bob)
-			lie(s, "Email/set", answer)
+			m.on("Email/set", answer)
 			if err := d.MarkSeen(t.Context(), []int{0}); upstream.Kind(err) != "unavailable" {
 				t.Errorf("got %v, want unavailable", err)
 			}
