@@ -300,6 +300,9 @@ func (p *program) tellPassword(c *config.Config, user string, w accounts.Wanted,
 	t.Flush()
 	if w.Chosen == (upstream.Secret{}) {
 		fmt.Fprintln(p.out, "\nThe password is not shown again. Its spaces need not be typed, and capitals do not matter.")
+		if c.ProvesPasswords() {
+			fmt.Fprintln(p.out, "Clients that prove it without sending it (SCRAM, CRAM-MD5, APOP) need it without spaces, in small letters.")
+		}
 	}
 	for i, n := range w.Networks {
 		if i == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/md5"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net"
 	"net/netip"
 	"net/textproto"
 	"os"
@@ -422,6 +424,52 @@ routes: [{user: "*", upstream: office}]
 	known.capable("USER", "SASL XOAUTH2 EXTERNAL")
 	known.say("AUTH EXTERNAL =", "+OK maildrop has 2 messages")
 	known.say("QUIT", "+OK")
+}
+
+// TestGeneratedPasswordsAreProved: the password that postern account shows opens the
+// account by SCRAM, and by APOP if it was told to keep it.
+func TestGeneratedPasswordsAreProved(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "ann", "there", 2)
+	config := writeConfig(t, `
+listeners: [{address: "127.0.0.1:0", mechanisms: [user, scram-sha-256, apop]}]
+upstreams: {office: {protocol: imap, address: %q, tls: off}}
+vault: {key_file: vault.key}
+routes: [{user: "*", upstream: office, login: account}]
+`, server.address)
+	command(t, "vault", "new-key", "-c", config)
+	at := spawn(t, "serve", "-c", config).addresses(t)[0]
+	added := command(t, "account", "add", "hall", "-c", config, "--upstream-user", "ann", "--upstream-password-file", secretIn(t, "there"))
+	kept := command(t, "account", "password", "hall", "-c", config, "--label", "old scanner", "--keep-text")
+	if want := "need it without spaces, in small letters"; !strings.Contains(added, want) {
+		t.Errorf("account add says\n%s\nwant %q in it", added, want)
+	}
+	apop := func(password, want string) {
+		t.Helper()
+		conn, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := popClient{t, textproto.NewConn(conn)}
+		defer c.Close()
+		greeting, err := c.ReadLine()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, timestamp, _ := strings.Cut(greeting, "<")
+		c.say(fmt.Sprintf("APOP hall %x", md5.Sum([]byte("<"+timestamp+password))), want)
+	}
+	for _, said := range []string{added, kept} {
+		password := strings.ReplaceAll(passwordIn(t, said), " ", "")
+		c := dialPOP(t, at, nil)
+		c.scram("SCRAM-SHA-256", "hall", password, scram.ChannelBinding{})
+		c.say("STAT", "+OK 2 ")
+		c.say("QUIT", "+OK")
+		c.expectEnd()
+	}
+	apop(strings.ReplaceAll(passwordIn(t, kept), " ", ""), "+OK maildrop has 2 messages")
+	apop(strings.ReplaceAll(passwordIn(t, added), " ", ""), "-ERR [AUTH]")
 }
 
 // capable wants CAPA to tell of these ways to log in and no others.

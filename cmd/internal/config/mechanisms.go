@@ -41,8 +41,8 @@ func (l Listener) checkMechanisms(d *decoder, path string) {
 		case slices.Contains(l.Mechanisms[:i], m):
 			d.fault(item(at, i), "%s stands there already", m)
 		case m == LoginCRAM || m == LoginAPOP:
-			d.warn(item(at, i), "%s needs the passwords of accounts kept as they are, not just what checks them: "+
-				"who comes by the state and the key of the vault has them. Take it for devices that know nothing else", m)
+			d.warn(item(at, i), "%s takes passwords that are kept as they are (--keep-text), not just what checks them: "+
+				"who comes by the state and the key of the vault has them. Name it for devices that know nothing else", m)
 		}
 	}
 }
@@ -78,10 +78,10 @@ func (l Listener) checkClientCA(d *decoder, path string) {
 	}
 }
 
-// KeepsPasswords tells whether a listener lets clients log in by what needs
-// their passwords kept as they are.
-func (c *Config) KeepsPasswords() bool {
+// ProvesPasswords tells whether a listener lets clients prove their passwords
+// without sending them.
+func (c *Config) ProvesPasswords() bool {
 	return slices.ContainsFunc(c.Listeners, func(l Listener) bool {
-		return slices.Contains(l.Mechanisms, LoginCRAM) || slices.Contains(l.Mechanisms, LoginAPOP)
+		return slices.Contains(l.Mechanisms, LoginSCRAM) || slices.Contains(l.Mechanisms, LoginCRAM) || slices.Contains(l.Mechanisms, LoginAPOP)
 	})
 }
