@@ -11,7 +11,7 @@ import (
 )
 
 // secretIn writes a file with a secret, and returns its name.
-func secretIn(t *testing.T, text string) string {
+func secretIn(t testing.TB, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
@@ -70,7 +70,7 @@ routes: [{user: "*", upstream: office, login: account}]
 }
 
 // command runs a command that has to succeed, and returns what it prints.
-func command(t *testing.T, args ...string) string {
+func command(t testing.TB, args ...string) string {
 	t.Helper()
 	code, out, err := runHere("", args...)
 	if code != exitFine {
@@ -90,7 +90,7 @@ func refused(t *testing.T, want string, args ...string) {
 var shownPassword = regexp.MustCompile(`(?m)^  password +((?:[a-z2-9]{4} ){6}[a-z2-9]{4})$`)
 
 // passwordIn finds the password that a command shows.
-func passwordIn(t *testing.T, out string) string {
+func passwordIn(t testing.TB, out string) string {
 	t.Helper()
 	found := shownPassword.FindStringSubmatch(out)
 	if found == nil {

@@ -52,6 +52,8 @@ func TestClients(t *testing.T) {
 			c := cyrus.Start(t)
 			return gatewayTo(t, d, cyrusAccounts(c), "protocol: jmap, url: %q, ca_file: %q", c.JMAPS, c.CAFile)
 		}},
+		{"Accounts", append(some, clientTest{"LeaveOnServer", leaveOnServer}, clientTest{"WrongPassword", wrongPassword}),
+			func(t *testing.T) service { return gatewayWithAccounts(t, d) }},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()

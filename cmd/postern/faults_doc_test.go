@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	faultRow  = regexp.MustCompile(`(?m)^\| ([UCH][0-9]+) \|`)
+	faultRow  = regexp.MustCompile(`(?m)^\| ([UCHS][0-9]+) \|`)
 	faultTest = regexp.MustCompile(`(?m)^func TestFault((?:[A-Z][0-9]+)+)[A-Z]`)
 	faultName = regexp.MustCompile(`[A-Z][0-9]+`)
 )

@@ -34,7 +34,7 @@ type site struct {
 	checked []string
 }
 
-func newSite(t *testing.T, configured ...Configured) *site {
+func newSite(t testing.TB, configured ...Configured) *site {
 	t.Helper()
 	store, err := state.Open(t.Context(), state.Options{Dir: t.TempDir()})
 	if err != nil {
@@ -70,7 +70,7 @@ var (
 )
 
 // add makes an account at the office whose upstream password is "there".
-func (s *site) add(t *testing.T, name string, w *Wanted) upstream.Secret {
+func (s *site) add(t testing.TB, name string, w *Wanted) upstream.Secret {
 	t.Helper()
 	text, err := s.Add(t.Context(), NewAccount{Name: name, Upstream: "office", Credential: Password, Secret: upstream.NewSecret("there")}, w)
 	if err != nil {

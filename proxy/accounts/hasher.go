@@ -35,8 +35,9 @@ var (
 	// 2025): 19 MiB and two passes.
 	cost = argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
-	// atOnce keeps all that is hashed below 256 MiB.
-	atOnce = min(runtime.GOMAXPROCS(0), 12)
+	// atOnce leaves a processor to those who need no hash, and keeps all that is
+	// hashed below 256 MiB.
+	atOnce = min(max(runtime.GOMAXPROCS(0)-1, 1), 12)
 )
 
 const (
