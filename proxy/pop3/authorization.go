@@ -83,6 +83,7 @@ func (s *session) makeTimestamp() string {
 // logIn opens the maildrop and enters the TRANSACTION state.
 func (s *session) logIn(ctx context.Context, c Credentials) (reply, error) {
 	began := time.Now()
+	s.mechanism = c.Mechanism
 	c.Remote, c.TLS, c.Session = s.remote, s.tlsVersion != 0, s.id
 	err := s.await(ctx, func(ctx context.Context) error {
 		return s.openMaildrop(ctx, func(ctx context.Context) (Login, error) {
@@ -160,7 +161,7 @@ func (s *session) loginRefused(ctx context.Context, user string, err error) {
 		level = slog.LevelWarn // the client may be innocent
 	}
 	s.log.Log(ctx, level, "login refused",
-		"account", user[:min(len(user), maxLoggedOctets)], "reason", upstream.Kind(err), "err", err)
+		"account", user[:min(len(user), maxLoggedOctets)], "reason", upstream.Kind(err), "mechanism", s.mechanism, "err", err)
 	if s.attempts++; s.attempts >= s.limits.Attempts {
 		s.end("auth", nil)
 	}

@@ -116,6 +116,7 @@ func (s *session) saslLogIn(ctx context.Context, mechanism, user, password strin
 
 // exchange has the Authenticator conduct a mechanism.
 func (s *session) exchange(mechanism string) turn {
+	s.mechanism = mechanism
 	x := s.server.Authenticator.(Exchanger).Exchange(mechanism, s.client())
 	return func(ctx context.Context, response []byte) (reply, error) { return s.next(ctx, x, response) }
 }

@@ -153,6 +153,11 @@ func TestOtherSecretsAreNotLogged(t *testing.T) {
 			t.Errorf("the log holds %q:\n%s", secret, log)
 		}
 	}
+	for _, want := range []string{"reason=auth mechanism=XOAUTH2", "reason=auth mechanism=SCRAM-SHA-256", "reason=auth mechanism=APOP", "mechanism=XOAUTH2 tls=off account=bob"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the log lacks %q:\n%s", want, log)
+		}
+	}
 	if strings.Count(log, `msg="login refused"`) != 4 {
 		t.Errorf("the log does not tell of 4 refused logins:\n%s", log)
 	}

@@ -36,6 +36,7 @@ type session struct {
 	utf8       bool      // the client sent UTF8
 	timestamp  string    // in the greeting, for APOP; empty for none
 	user       string    // that the client sent and has not given a password for
+	mechanism  string    // of the last attempt to log in, for the log
 	attempts   int       // refused logins
 	mistakes   int       // refused commands in a row
 	warned     bool      // of a failure upstream
@@ -348,7 +349,7 @@ func (s *session) ended(greeted bool) {
 		hook(s.summary)
 	}
 	m := &s.summary
-	attrs := []any{"tls", s.tlsText(), "account", m.Account, "upstream", m.Upstream, "messages", m.Retrieved,
+	attrs := []any{"mechanism", s.mechanism, "tls", s.tlsText(), "account", m.Account, "upstream", m.Upstream, "messages", m.Retrieved,
 		"octets", m.Octets, "removed", m.Removed, "unremoved", m.Unremoved, "dur", m.Took, "reason", m.Reason}
 	if m.Err != nil {
 		attrs = append(attrs, "err", m.Err)
