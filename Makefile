@@ -14,7 +14,7 @@ test:
 	POSTERN_REAL=1 go test -run TestOracle ./cmd/postern
 
 # Random sessions and faults against a mail store that knows what became of
-# every message, for so long.
+# every message: so long by IMAP, then by JMAP.
 SOAK ?= 1h
 soak:
 	go test -count 1 -v -timeout 0 -run TestOracle ./cmd/postern -oracle.soak $(SOAK)
