@@ -119,6 +119,28 @@ func refuses(command string) func(*fakeConn, string) bool {
 	return onCommand(command, func(c *fakeConn) bool { c.say("%s BAD no", c.tag); return true })
 }
 
+// A message that comes at the end of the answer makes up for one that is gone:
+// the number is right, and the listing is not.
+func TestKeptListingIsNotCountedWithLaterMail(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		f.options.Listings = new(shelf)
+		f.session()
+		f.take(5)
+		f.deliver(10)
+		f.fault = onCommand("UID FETCH 10:*", func(c *fakeConn) bool {
+			f.fault = nil
+			f.deliver(12)
+			c.say("* 4 FETCH (UID 10 RFC822.SIZE %d)", f.messages[3].stated())
+			c.say("* 5 EXISTS")
+			c.say("%s OK done", c.tag)
+			return true
+		})
+		if got, _ := f.session(); got != f.truth() {
+			t.Errorf("listed %s, want %s", got, f.truth())
+		}
+	})
+}
+
 // What a session has removed, the next one does not look for.
 func TestRemovedMessagesAreForgotten(t *testing.T) {
 	for name, removed := range map[string][]int{"some": {1, 2}, "the last": {3}, "all": {0, 1, 2, 3}} {

@@ -19,6 +19,7 @@ type lister struct {
 	query *query
 
 	exists   int  // as the last EXISTS has it, less what was expunged since; -1: no EXISTS came
+	late     bool // that came after the last message, which may not be the last any more
 	expunged int  // messages that went away while the answer came
 	wrong    bool // kept is not what is there
 }
@@ -53,10 +54,11 @@ func (l *lister) learn(line []byte, limit int) error {
 			l.expunged++
 			l.exists = max(-1, l.exists-1)
 		case hasPrefixFold(word, "EXISTS"):
-			l.exists = int(n)
+			l.exists, l.late = int(n), true
 		}
 		return nil
 	}
+	l.late = false
 	var identity []byte
 	uid, size, err := parseItems(line, func(name, value []byte) {
 		if id := identityOf(l.l.identities.kind, name, value); id != nil {
@@ -157,7 +159,8 @@ func (c *conn) whole(l *lister) (*listing, error) {
 // completeKept makes a listing of the one that was kept and of what has come
 // since. It is right if nothing that was kept is gone: a UID is never given to a
 // later message than a lower one (RFC 9051 section 2.3.1.1), so what was there
-// then is among what was kept, and is all of it if the numbers are the same.
+// then is among what was kept, and is all of it if the numbers are the same,
+// unless the number counts a message that the answer could not have any more.
 // Otherwise the server is asked which are left, and where that does not come
 // out even either, for everything.
 func (c *conn) completeKept(ctx context.Context, l *lister, s status) (*listing, error) {
@@ -168,7 +171,7 @@ func (c *conn) completeKept(ctx context.Context, l *lister, s status) (*listing,
 	kept := l.kept
 	kept.uidl = c.o.UIDL
 	kept.reused = true
-	if kept.Len()+l.l.Len() != total {
+	if l.late || kept.Len()+l.l.Len() != total {
 		left, err := c.left(ctx, kept)
 		if err != nil {
 			return nil, err
