@@ -269,10 +269,11 @@ func TestWarmOnRealServers(t *testing.T) {
 			return trips.Load() - before
 		}
 		idle := func() {
-			for _, p := range u.o.Stable.parked {
-				p.timer.Stop()
-				u.o.Stable.settle(p)
-			}
+			u.o.Stable.mu.Lock()
+			p := u.o.Stable.parked[place{u, s.account.User}]
+			u.o.Stable.mu.Unlock()
+			p.timer.Stop()
+			u.o.Stable.settle(p)
 		}
 		unchanged := func(messages int) {
 			t.Helper()
