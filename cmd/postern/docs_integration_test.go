@@ -64,15 +64,22 @@ func (r reader) follow(t *testing.T, page string, commands int, places ...string
 		t.Errorf("%d commands on the page, want %d", len(all), commands)
 	}
 	for _, e := range all {
-		c := exec.CommandContext(t.Context(), "sh", "-c", strings.NewReplacer(places...).Replace(e.command))
-		c.Dir, c.Env = r.dir, r.env
-		var errors strings.Builder
-		c.Stderr = &errors
-		out, err := c.Output()
-		if err != nil || e.output != "" && string(out) != e.output {
-			t.Errorf("%s: %v\n%s%swant\n%s", e.command, err, out, errors.String(), e.output)
-		}
+		r.run(t, e, places...)
 	}
+}
+
+// run runs an example, and returns what it prints.
+func (r reader) run(t *testing.T, e example, places ...string) string {
+	t.Helper()
+	c := exec.CommandContext(t.Context(), "sh", "-c", strings.NewReplacer(places...).Replace(e.command))
+	c.Dir, c.Env = r.dir, r.env
+	var errors strings.Builder
+	c.Stderr = &errors
+	out, err := c.Output()
+	if err != nil || e.output != "" && string(out) != e.output {
+		t.Errorf("%s: %v\n%s%swant\n%s", e.command, err, out, errors.String(), e.output)
+	}
+	return string(out)
 }
 
 func TestMigrationPage(t *testing.T) {

@@ -472,6 +472,41 @@ routes: [{user: "*", upstream: office, login: account}]
 	apop(strings.ReplaceAll(passwordIn(t, added), " ", ""), "-ERR [AUTH]")
 }
 
+// TestCertificatesPage: who does what the page says has a certificate that logs in.
+func TestCertificatesPage(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"openssl", "curl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			if os.Getenv("POSTERN_REAL") == "1" {
+				t.Fatalf("no %s here: make test installs it", program)
+			}
+			t.Skipf("no %s here", program)
+		}
+	}
+	server := startIMAP(t, nil)
+	server.add(t, "ann", "there", 2)
+	certificate, key, _, _ := testCertificate(t)
+	r := newReader(t, map[string]string{"here": "here\n", "there": "there\n", "postern.yaml": fmt.Sprintf(`
+listeners: [{address: "127.0.0.1:0", tls: implicit, certificate: %q, key: %q, client_ca: devices.pem}]
+state: {path: state}
+upstreams: {office: {protocol: imap, address: %q, tls: off}}
+accounts: [{user: hall@example.org, upstream: office, upstream_user: ann, upstream_password_file: there, password_file: here}]
+routes: [{user: "*", upstream: office, login: account}]
+`, certificate, key, server.address)})
+	all := examples(t, "certificates.md")
+	if len(all) != 6 {
+		t.Fatalf("%d commands on the page, want 6", len(all))
+	}
+	for _, e := range all[:5] { // postern starts when it finds the authority
+		r.run(t, e)
+	}
+	at := spawn(t, "serve", "-c", filepath.Join(r.dir, "postern.yaml")).addresses(t)[0]
+	out := r.run(t, all[5], "pop.example.org", "localhost:"+at[strings.LastIndex(at, ":")+1:], "curl", "curl -sS --cacert "+certificate)
+	if got := strings.Count(out, "\n"); got != 2 {
+		t.Errorf("curl lists %q, want 2 messages", out)
+	}
+}
+
 // capable wants CAPA to tell of these ways to log in and no others.
 func (c popClient) capable(want ...string) {
 	c.t.Helper()
