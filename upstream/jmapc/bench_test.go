@@ -33,7 +33,7 @@ type bare struct {
 func newBare(s *cyrus.Server, a upstream.Account, prompt bool) bare {
 	b := bare{http: &http.Client{Transport: new(http.Transport)}, account: a, url: strings.Replace(s.JMAP, wellKnown, "", 1)}
 	if prompt {
-		b.http.Transport = newTransport(Options{})
+		b.http.Transport = newTransport(Options{URL: s.JMAP})
 	}
 	return b
 }

@@ -42,7 +42,8 @@ type Options struct {
 	URL string
 	// Domain, where URL is empty, is looked up: https://domain/.well-known/jmap,
 	// then the SRV record _jmap._tcp (RFC 8620 section 2.2). What is found has to
-	// be inside the domain.
+	// be inside the domain, and no name but the domain's own may have a
+	// loopback, private or link-local address.
 	Domain string
 	// Scheme is how the account's password is sent. Tokens are always borne.
 	Scheme Scheme

@@ -297,7 +297,7 @@ func onDomain(t *testing.T, web *httptest.Server, records ...*net.SRV) *Upstream
 	config := web.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 	config.ServerName = "example.com" // what the certificate says
 	u := New(Options{Domain: "example.org", TLSConfig: config})
-	dial := u.transport.DialTLSContext
+	dial := dialer{config: config, silence: silence, configured: "127.0.0.1"}.tls
 	u.transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address == "example.org:443" && len(records) > 0 {
 			return nil, &net.OpError{Op: "dial", Err: errors.New("nobody there")}

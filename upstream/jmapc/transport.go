@@ -30,7 +30,7 @@ const (
 // Cyrus 3.6 for seconds (seen 2026-11).
 func newTransport(o Options) *http.Transport {
 	idle := max(silence-10*time.Second, o.Warm)
-	d := dialer{config: o.TLSConfig.Clone(), hooks: o.Hooks, silence: idle + 10*time.Second}
+	d := dialer{config: o.TLSConfig.Clone(), hooks: o.Hooks, silence: idle + 10*time.Second, configured: o.configuredHost()}
 	if d.config == nil {
 		d.config = new(tls.Config)
 	}
@@ -56,6 +56,8 @@ type dialer struct {
 	config  *tls.Config
 	hooks   upstream.Hooks
 	silence time.Duration // that a read bears
+	// configured is the host that may have any address.
+	configured string
 }
 
 func (d dialer) plain(ctx context.Context, network, address string) (net.Conn, error) {
@@ -82,7 +84,7 @@ func (d dialer) tls(ctx context.Context, network, address string) (net.Conn, err
 
 func (d dialer) dial(ctx context.Context, network, address string, secure func(context.Context, net.Conn) (net.Conn, error)) (net.Conn, error) {
 	began := time.Now()
-	c, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
+	c, err := (&net.Dialer{Timeout: dialTimeout, Control: d.control(hostPart(address))}).DialContext(ctx, network, address)
 	if err == nil {
 		raw := c
 		if c, err = secure(ctx, newPromptConn(raw, d.silence)); err != nil {
