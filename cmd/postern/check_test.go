@@ -3,11 +3,9 @@ package main
 import (
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -15,8 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"postern/cmd/internal/config"
-	"postern/upstream"
 	"postern/upstream/upstreamtest"
 	"postern/upstream/upstreamtest/jmapserver"
 )
@@ -164,25 +160,6 @@ routes: [{user: "*", upstream: office}]
 	code, out, err := runHere("", "check", "-c", path, "--connect", "--user", "ann", "--password-file", file)
 	if code != exitFine {
 		t.Errorf("exit code %d, want 0:\n%s%s", code, out, err)
-	}
-}
-
-func TestAdvice(t *testing.T) {
-	imap := config.Upstream{Protocol: config.IMAP, TLS: config.TLSImplicit}
-	for _, c := range []struct {
-		err  error
-		says string
-	}{
-		{fmt.Errorf("connect: %w", &net.DNSError{Err: "no such host", IsNotFound: true}), "could not be looked up"},
-		{x509.CertificateInvalidError{Reason: x509.Expired}, "has expired"},
-		{fmt.Errorf("select: %w", upstream.ErrRejected), "permission"},
-		{fmt.Errorf("login: %w", upstream.ErrBusy), "enough logins"},
-		{fmt.Errorf("login: %w", upstream.ErrTooSoon), "enough logins"},
-		{upstream.ErrUnavailable, "could not be reached"},
-	} {
-		if got := advice(imap, c.err); !strings.Contains(got, c.says) {
-			t.Errorf("advice for %v: %q, want %q", c.err, got, c.says)
-		}
 	}
 }
 

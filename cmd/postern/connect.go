@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -169,37 +166,4 @@ func filled(all []finding) []finding {
 		}
 	}
 	return some
-}
-
-// advice says what to do about a failure, in words for who runs the gateway.
-func advice(u config.Upstream, err error) string {
-	var unknownAuthority x509.UnknownAuthorityError
-	var hostname x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	var plaintext tls.RecordHeaderError
-	var noHost *net.DNSError
-	switch {
-	case errors.Is(err, errNotPinned):
-		return "The server shows another certificate than the one that fingerprint names. If it was renewed, put the new fingerprint there; if not, somebody may be in between."
-	case errors.As(err, &unknownAuthority):
-		return "No authority that is trusted here signed the server's certificate. If it is a private one, name its certificate in ca_file, or that of the server in fingerprint."
-	case errors.As(err, &hostname):
-		return "The server's certificate is for another name. Use that name in address, or set server_name to it."
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "The server's certificate has expired, or is not valid yet. It has to be renewed there; also look at this machine's clock."
-	case errors.As(err, &plaintext):
-		return "The server does not speak TLS on this port. IMAP has implicit TLS on port 993; on port 143 use tls: starttls."
-	case errors.As(err, &noHost):
-		return "The name of the server could not be looked up. Is it spelt correctly?"
-	case errors.Is(err, upstream.ErrAuth):
-		return "The server refused the name or the password. Many providers want an app password here, or have IMAP switched off until it is allowed in the account's settings."
-	case errors.Is(err, upstream.ErrRejected):
-		return "The server let the user in, but not to the mailbox. Something has to be changed there, such as a permission or a setting of the account."
-	case errors.Is(err, upstream.ErrBusy), errors.Is(err, upstream.ErrTooSoon):
-		return "The server has enough logins of this account for now. Try again in some minutes."
-	case u.Protocol == config.IMAP && u.TLS == config.TLSStartTLS:
-		return "The server could not be reached, offers no STARTTLS, or broke off. STARTTLS is usual on port 143; with port 993 take tls: implicit. There may be a firewall in between, too."
-	default:
-		return "The server could not be reached, or broke off. Look at its address and port, and whether a firewall is in between."
-	}
 }

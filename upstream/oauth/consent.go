@@ -114,6 +114,16 @@ func (a *Application) denied(code, text string) error {
 	return r
 }
 
+// Import makes a grant of a refresh token that came from elsewhere, if the
+// provider takes it.
+func (a *Application) Import(ctx context.Context, refreshToken upstream.Secret) (Grant, error) {
+	token, err := a.refresh(ctx, refreshToken)
+	if err != nil {
+		return Grant{}, err
+	}
+	return a.granted(token)
+}
+
 // granted is what a person consented to.
 func (a *Application) granted(t *oauth2.Token) (Grant, error) {
 	g := Grant{Consented: time.Now().UTC().Round(0)}.renewed(t)

@@ -61,11 +61,6 @@ func ParseGrant(text upstream.Secret) (Grant, error) {
 		s.Ends, s.Scopes, s.Consented, s.Refreshed, s.Refused}, nil
 }
 
-// Imported is the grant of a refresh token that came from elsewhere.
-func Imported(refreshToken upstream.Secret) Grant {
-	return Grant{RefreshToken: refreshToken, Consented: time.Now().UTC()}
-}
-
 // undated is how long a token is taken to be good where the provider does not
 // say. RFC 6749 section 5.1 has one hour for its example, and so have providers.
 const undated = time.Hour

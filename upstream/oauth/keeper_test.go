@@ -405,7 +405,7 @@ func TestFaultU13InvalidGrant(t *testing.T) {
 			d.want("", upstream.ErrConsent, 2)
 			d.provider.say(0, "")
 			// Another process saves it.
-			if _, err := d.shelf.SaveGrant(t.Context(), ann, 2, Imported(upstream.NewSecret("refresh-new"))); err != nil {
+			if _, err := d.shelf.SaveGrant(t.Context(), ann, 2, Grant{RefreshToken: upstream.NewSecret("refresh-new")}); err != nil {
 				t.Fatal(err)
 			}
 			d.want("access-3", nil, 3)
@@ -506,7 +506,7 @@ func TestTwoProcessesRefresh(t *testing.T) {
 	t.Run("and one has nothing to show", func(t *testing.T) {
 		bubble(t, old, func(t *testing.T, d *desk) {
 			d.shelf.before = func() {
-				d.shelf.SaveGrant(t.Context(), ann, 1, Imported(upstream.NewSecret("refresh-new")))
+				d.shelf.SaveGrant(t.Context(), ann, 1, Grant{RefreshToken: upstream.NewSecret("refresh-new")})
 			}
 			d.want("", upstream.ErrUnavailable, 1)
 			time.Sleep(badPause)
