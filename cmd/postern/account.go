@@ -29,7 +29,7 @@ password of its own, good from its network alone, and lose it without the others
 These accounts are kept in the state; others stand in the configuration. The
 commands may run while the gateway does, which sees the change at the next login.`,
 	}
-	c.AddCommand(p.accountAddCommand(), p.accountListCommand(), p.accountPasswordCommand(),
+	c.AddCommand(p.accountAddCommand(), p.accountConnectCommand(), p.accountListCommand(), p.accountPasswordCommand(),
 		p.accountSwitchCommand("disable", "Let nobody log in to an account", true),
 		p.accountSwitchCommand("enable", "Let clients log in to an account again", false),
 		p.accountRemoveCommand())

@@ -14,7 +14,6 @@ import (
 
 	"postern/cmd/internal/config"
 	"postern/proxy/auth"
-	"postern/proxy/state"
 	"postern/upstream"
 	"postern/upstream/oauth"
 )
@@ -55,20 +54,15 @@ of that page is what to paste.`,
 		Example: `  postern account connect ann@example.org
   postern account connect ann@example.org --device
   postern account connect ann@example.org --refresh-token-file - <token`,
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return errors.New("say whose account it is: one USER")
-			}
-			return how.check()
-		},
-	}
-	c.RunE = func(c *cobra.Command, args []string) error {
-		return p.begin(func() error { return p.connectAccount(path, args[0], how) })(c, args)
+		Args: func(c *cobra.Command, args []string) error { return errors.Join(oneUser(c, args), how.check()) },
+		RunE: p.beginFor(func(user string) error {
+			return p.withOffice(path, func(o office) error { return p.connectAccount(o, user, how) })
+		}),
 	}
 	configFlag(c, &path)
 	c.Flags().BoolVar(&how.device, "device", false, "show a code to type on the provider's page, on any machine")
-	c.Flags().BoolVar(&how.paste, "paste", false, "ask for the address that the browser ends up at")
-	c.Flags().StringVar(&how.refreshTokenFile, "refresh-token-file", "", "take a refresh token from the first line of `FILE`; - is standard input")
+	c.Flags().BoolVar(&how.paste, "paste", false, "ask for the address that the browser ends at")
+	c.Flags().StringVar(&how.refreshTokenFile, "refresh-token-file", "", "take a refresh token from `FILE`; - is standard input")
 	c.MarkFlagFilename("refresh-token-file")
 	return c
 }
@@ -76,27 +70,14 @@ of that page is what to paste.`,
 // consentTime is how long a person may take.
 const consentTime = 15 * time.Minute
 
-func (p *program) connectAccount(path, user string, how connecting) error {
-	c, err := load(path)
-	if err != nil {
-		return err
-	}
-	at, err := p.consenting(c, user)
+func (p *program) connectAccount(o office, user string, how connecting) error {
+	at, err := p.consenting(o.config, user)
 	if err != nil {
 		return err
 	}
 	app, err := application(at.up)
 	if err != nil {
 		return fmt.Errorf("upstream %s: oauth: %w", at.up.Name, err)
-	}
-	store, err := openStateFor(c.State, state.Options{})
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	v, err := openVault(c.Vault, store)
-	if err != nil {
-		return err
 	}
 	ctx, cancel := context.WithTimeout(p.drain, consentTime)
 	defer cancel()
@@ -108,7 +89,7 @@ func (p *program) connectAccount(path, user string, how connecting) error {
 	if errors.Is(err, upstream.ErrAuth) {
 		return fmt.Errorf("%s does not take what was granted for the mailbox %s, so it is not kept: %w\n%s", at.up.Name, at.login, err, advice(at.up, err))
 	}
-	if saveErr := replaceGrant(p.drain, grants{v, store}, auth.Fold(user), grant); saveErr != nil {
+	if saveErr := replaceGrant(p.drain, grants{o.vault, o.store}, auth.Fold(user), grant); saveErr != nil {
 		return saveErr
 	}
 	fmt.Fprintf(p.out, "%s is connected to %s.\n", user, title(at.up))
@@ -168,7 +149,7 @@ func (p *program) secret(what, file string) (upstream.Secret, error) {
 	return secretFile(file)
 }
 
-// host is that of addresses on this machine, as the provider wants to have it.
+// loopbackHost is that of addresses on this machine, as the provider wants to have it.
 func loopbackHost(u config.Upstream) string {
 	if host := profile(u).OAuth.Loopback; host != "" {
 		return host
@@ -247,6 +228,9 @@ func (p *program) consentByDevice(ctx context.Context, app *oauth.Application, a
 	}
 	fmt.Fprintf(p.out, "Let the owner of %s open this address, on any machine:\n\n  %s\n\nand type this code, within %s:\n\n  %s\n\n",
 		at.login, device.URL, time.Until(device.Expires).Round(time.Minute), device.Code)
+	if device.Complete != "" {
+		fmt.Fprintf(p.out, "or confirm it here:\n\n  %s\n\n", device.Complete)
+	}
 	done := p.progress("waiting for the answer")
 	defer done()
 	return device.Wait(ctx)

@@ -172,7 +172,7 @@ func golden(t *testing.T, name, got string) {
 
 func TestHelp(t *testing.T) {
 	for _, command := range []string{"", "serve", "demo", "check", "removals", "undelete", "uidl", "uidl accept", "uidl import", "version",
-		"account", "account add", "account list", "account password", "account disable", "account enable", "account remove", "vault", "vault new-key", "rekey"} {
+		"account", "account add", "account connect", "account list", "account password", "account disable", "account enable", "account remove", "vault", "vault new-key", "rekey"} {
 		t.Run("postern "+command, func(t *testing.T) {
 			code, out, err := runHere("", append(strings.Fields(command), "--help")...)
 			if code != exitFine || err != "" {

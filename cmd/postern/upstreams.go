@@ -115,7 +115,10 @@ func profile(u config.Upstream) provider.Profile {
 	p, ok := provider.Find(u.Provider)
 	if !ok {
 		host, _, _ := net.SplitHostPort(u.Address)
-		p, _ = provider.For(host)
+		p, ok = provider.For(host)
+	}
+	if !ok {
+		p, _ = provider.Find("generic")
 	}
 	return p
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,21 +71,7 @@ func (d *drawer) ConsentBack(context.Context, string) error { return nil }
 // it about each.
 func dovecotWithTokens(t *testing.T, s *oidc.Server, mechanisms string) *dovecot.Server {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "oauth2.conf.ext")
-	asks := strings.Replace(s.Issuer, "://", "://"+url.UserPassword(oidc.ClientID, url.QueryEscape(oidc.ClientSecret)).String()+"@", 1)
-	text := "introspection_mode = post\nintrospection_url = " + asks + "/token/introspection\n" +
-		"username_attribute = sub\nactive_attribute = active\nactive_value = true\n" +
-		"openid_configuration_url = " + s.Issuer + "/.well-known/openid-configuration\n"
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for dir := filepath.Dir(file); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil { // Dovecot is another user
-			t.Fatal(err)
-		}
-	}
-	return dovecot.Start(t, "auth_mechanisms = plain "+mechanisms, "auth_cache_size = 0",
-		"passdb {\n driver = oauth2\n mechanisms = "+mechanisms+"\n args = "+file+"\n}")
+	return dovecot.Start(t, dovecot.Tokens(t, s.Introspection(), mechanisms)...)
 }
 
 func read(t *testing.T, d upstream.Maildrop, i int) string {

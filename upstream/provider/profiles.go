@@ -186,10 +186,16 @@ var profiles = []Profile{
 		Logins: []string{AppPassword},
 		Help:   "Bridge shows its own password for every account, and its certificate under Settings, Export TLS certificates: name that file in ca_file. It has to run on this machine.",
 	},
+	// OpenID Connect Core 1.0 section 11: offline_access is ignored without
+	// prompt=consent. RFC 6749 section 2.3.1: every server knows HTTP Basic.
 	{
 		Name: "generic", Title: "the mail server",
 		Logins: []string{Password, AppPassword, Consent, ClientCredentials},
-		OAuth:  OAuth{Scopes: []string{"openid", "offline_access"}, Basic: true},
+		OAuth: OAuth{
+			Scopes:     []string{"openid", "offline_access"},
+			Parameters: map[string]string{"prompt": "consent"},
+			Basic:      true,
+		},
 	},
 }
 

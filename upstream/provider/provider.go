@@ -72,12 +72,13 @@ func Names() []string {
 	return names
 }
 
-// For returns the profile of the provider whose server that is.
+// For returns the profile of the provider whose server that is. A server on this
+// machine is nobody's.
 func For(host string) (Profile, bool) {
 	host = strings.ToLower(host)
 	i := slices.IndexFunc(profiles, func(p Profile) bool {
 		server, _, _ := strings.Cut(p.Address, ":")
-		return server != "" && server == host
+		return server != "" && server == host && !strings.HasPrefix(host, "127.")
 	})
 	if i < 0 {
 		return Profile{}, false

@@ -76,8 +76,10 @@ func TestFind(t *testing.T) {
 	if p, ok := For("IMAP.gmail.com"); !ok || p.Name != "gmail" {
 		t.Errorf("For found %q, %t", p.Name, ok)
 	}
-	if p, ok := For("imap.example.org"); ok {
-		t.Errorf("For found %q", p.Name)
+	for _, host := range []string{"imap.example.org", "127.0.0.1", ""} {
+		if p, ok := For(host); ok {
+			t.Errorf("For(%q) found %q", host, p.Name)
+		}
 	}
 	if names := Names(); len(names) != len(profiles) || !slices.Contains(names, "yahoo") {
 		t.Errorf("names %q", names)

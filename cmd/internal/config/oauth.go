@@ -107,10 +107,7 @@ func endpoint(text string) (string, error) {
 // fill gives an upstream what its provider is known for, where the file says
 // nothing.
 func (u *Upstream) fill(d *decoder, path string) {
-	p, ok := provider.Find(u.Provider)
-	if !ok {
-		return
-	}
+	p := u.profile()
 	unless := func(key string, field *string, value string) {
 		if value != "" && !d.has(path+"."+key) {
 			*field = value

@@ -57,7 +57,7 @@ routes:
 	yandex.Name, yandex.Provider, yandex.Address, yandex.PreferXOAUTH2 = "yandex", "yandex", "imap.yandex.com:993", true
 	own := imap
 	own.Name, own.Address = "own", "imap.example.org:993"
-	own.OAuth = OAuth{Grant: ByConsent, ClientID: "id", Issuer: "https://login.example.org", Scopes: []string{"mail"}}
+	own.OAuth = OAuth{Grant: ByConsent, ClientID: "id", Issuer: "https://login.example.org", Scopes: []string{"mail"}, SecretBy: BasicSecret}
 	for _, want := range []Upstream{google, office, fast, bridge, yandex, own} {
 		if diff := cmp.Diff(want, c.Upstream(want.Name)); diff != "" {
 			t.Errorf("upstream %s (-want +got):\n%s", want.Name, diff)

@@ -56,6 +56,26 @@ func Without(capabilities ...string) string {
 	return "imap_capability = " + strings.Join(offered, " ")
 }
 
+// Tokens returns the configuration lines that let accounts log in by access
+// tokens, too, by mechanisms such as "oauthbearer xoauth2". Dovecot asks at the
+// URL about each token (RFC 7662), and knows its account by the claim sub.
+func Tokens(t testing.TB, introspection, mechanisms string) []string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "dovecot-tokens")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	file := filepath.Join(dir, "oauth2.conf.ext")
+	text := "introspection_mode = post\nintrospection_url = " + introspection +
+		"\nusername_attribute = sub\nactive_attribute = active\nactive_value = true\n"
+	err = errors.Join(os.WriteFile(file, []byte(text), 0o644), os.Chmod(dir, 0o755)) // Dovecot is another user
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"auth_mechanisms = plain " + mechanisms, "passdb {\n driver = oauth2\n mechanisms = " + mechanisms + "\n args = " + file + "\n}"}
+}
+
 // What Dovecot 2.3.19 offers after login.
 const allCapabilities = "IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE SORT SORT=DISPLAY THREAD=REFERENCES " +
 	"THREAD=REFS THREAD=ORDEREDSUBJECT MULTIAPPEND URL-PARTIAL CATENATE UNSELECT CHILDREN NAMESPACE UIDPLUS " +

@@ -133,6 +133,13 @@ func (s *Server) settings(o Options) map[string]any {
 	return map[string]any{"issuer": s.Issuer, "clients": clients, "key": string(s.JWTKey), "rotate": o.Rotate, "accessTokenTTL": o.AccessTokenSeconds}
 }
 
+// Introspection is where a mail server asks about tokens (RFC 7662), with what
+// proves that it may.
+func (s *Server) Introspection() string {
+	who := url.UserPassword(ClientID, url.QueryEscape(ClientSecret)).String()
+	return strings.Replace(s.Issuer, "://", "://"+who+"@", 1) + "/token/introspection"
+}
+
 // JWTKeyPEM is JWTKey as Cyrus reads it (http_jwt_key_dir in imapd.conf(5)).
 func (s *Server) JWTKeyPEM() []byte {
 	return []byte("-----BEGIN HMAC KEY-----\n" + base64.StdEncoding.EncodeToString(s.JWTKey) + "\n-----END HMAC KEY-----\n")
