@@ -331,19 +331,18 @@ type turn struct {
 
 // play runs all turns, one after the other, round after round.
 func (b *bench) play(ctx context.Context, turns ...*turn) error {
-	for round := range max(b.Rounds, 1) {
+	for range max(b.Rounds, 1) {
 		for _, t := range turns {
-			if err := t.run(ctx); err != nil {
+			if err := b.run(ctx, t); err != nil {
 				return err
 			}
-			r := t.results[len(t.results)-1]
-			b.logf("  round %d: %s at %v: %s, %.2f s", round+1, t.g.name, t.g.rtt, r.Scenario, r.Seconds)
 		}
 	}
 	return nil
 }
 
-func (t *turn) run(ctx context.Context) error {
+// run takes a turn once more, and says so.
+func (b *bench) run(ctx context.Context, t *turn) error {
 	r, err := t.scenario.Run(ctx, t.g.as(t.user), nil)
 	if err == nil && t.digest != 0 && r.Digest != t.digest {
 		err = errContent
@@ -352,6 +351,7 @@ func (t *turn) run(ctx context.Context) error {
 		return fmt.Errorf("%s at %v: %s as %s: %w", t.g.name, t.g.rtt, r.Scenario, t.user, err)
 	}
 	t.results = append(t.results, r)
+	b.logf("  %s at %v: %s, %.2f s", t.g.name, t.g.rtt, r.Scenario, r.Seconds)
 	return nil
 }
 

@@ -103,7 +103,7 @@ func (b *bench) jmapAt(ctx context.Context, address string, m *mailbox, rtt time
 	}
 	var bare []float64
 	for range max(b.Rounds, 1) {
-		if err := ours.run(ctx); err != nil {
+		if err := b.run(ctx, ours); err != nil {
 			return err
 		}
 		rate, err := reader.drain(ctx, patience(rtt, m.messages)*downloads, m)

@@ -114,7 +114,7 @@ func (b *bench) list(ctx context.Context) error {
 		return err
 	}
 	native := &turn{g: b.native(), user: m.user, scenario: load.List{}}
-	if err := native.run(ctx); err != nil {
+	if err := b.run(ctx, native); err != nil {
 		return err
 	}
 	native.results = nil
@@ -141,12 +141,12 @@ func (b *bench) list(ctx context.Context) error {
 			}
 			first.g, kept.g = g, g
 			for _, t := range []*turn{native, first, peer} {
-				if err := t.run(ctx); err != nil {
+				if err := b.run(ctx, t); err != nil {
 					return err
 				}
 			}
 			before := g.counters()
-			if err := kept.run(ctx); err != nil {
+			if err := b.run(ctx, kept); err != nil {
 				return err
 			}
 			octets = append(octets, float64(g.counters().Since(before).Down))
@@ -205,7 +205,7 @@ func (b *bench) removeOnce(ctx context.Context, m *mailbox, t *turn) error {
 	if err := t.g.warm(ctx, t.user, load.Poll{Count: 1}); err != nil {
 		return err
 	}
-	if err := t.run(ctx); err != nil {
+	if err := b.run(ctx, t); err != nil {
 		return err
 	}
 	left, err := load.Poll{Count: 1}.Run(ctx, b.native().as(t.user), nil)
@@ -235,7 +235,7 @@ func (b *bench) idle(ctx context.Context) error {
 				return err
 			}
 			t := &turn{g: g, user: "idle%d", scenario: load.Idle{Sessions: b.few(n), Settle: 5 * time.Second, PID: g.pid}}
-			err = t.run(ctx)
+			err = b.run(ctx, t)
 			b.forget(name)
 			if err != nil {
 				return err

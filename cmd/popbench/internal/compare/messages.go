@@ -241,7 +241,7 @@ func (b *bench) topOnce(ctx context.Context, m *mailbox, t *turn) (octets float6
 		return 0, err
 	}
 	before := t.g.counters()
-	if err := t.run(ctx); err != nil {
+	if err := b.run(ctx, t); err != nil {
 		return 0, err
 	}
 	r := t.results[len(t.results)-1]
@@ -357,7 +357,7 @@ func (b *bench) drainCPU(ctx context.Context, g *gateway, m *mailbox) (time.Dura
 		return 0, err
 	}
 	t := &turn{g: g, user: m.user, scenario: load.Drain{}, digest: m.digests[m.messages]}
-	if err := t.run(ctx); err != nil {
+	if err := b.run(ctx, t); err != nil {
 		return 0, err
 	}
 	after, err := load.CPU(g.pid)
