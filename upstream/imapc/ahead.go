@@ -127,7 +127,7 @@ func (a *ahead) follow(c *conn, p *parcel, batch []*parcel) {
 		if a.closed || c.g.broken() != nil || a.last != p.i || a.window == 0 {
 			return
 		}
-		if a.extend(c, nil); len(a.parcels) == 0 && a.run > 0 && a.next < a.d.listing.Len() && !a.d.undelivered[a.next] {
+		if a.extend(c, nil); len(a.parcels) == 0 && (a.run > 0 || a.window >= c.line()) && a.next < a.d.listing.Len() && !a.d.undelivered[a.next] {
 			// Another large one. It waits on the line, not in memory.
 			next := a.parcel(c, a.next)
 			next.Begin()
