@@ -64,7 +64,11 @@ func (b *bench) drain(ctx context.Context) error {
 		}
 		turns = append(turns, ours[rtt], theirs[rtt])
 	}
-	if err := b.play(ctx, turns...); err != nil {
+	relayed, err := b.relayed(ctx, m)
+	if err != nil {
+		return err
+	}
+	if err := b.play(ctx, append(turns, relayed)...); err != nil {
 		return err
 	}
 	var bare []float64
@@ -86,6 +90,9 @@ func (b *bench) drain(ctx context.Context) error {
 		switch own := ours[0]; {
 		case rtt == 0:
 			b.atLeast(by("native", native, load.Result.MessageRate), 1)
+			through := by("itself without", own, load.Result.MessageRate)
+			through.What, through.Ours = "the same, behind the relay", relayed.median(load.Result.MessageRate)
+			b.told(through)
 		case own != nil:
 			b.atLeast(by("itself at 0 ms", own, load.Result.MessageRate), 0.7)
 		}
@@ -99,6 +106,16 @@ func (b *bench) drain(ctx context.Context) error {
 		b.told(row)
 	}
 	return b.drainFar(ctx)
+}
+
+// relayed is the turn of a gateway behind a relay that delays nothing: it shows
+// what the relay itself costs, which shares the machine.
+func (b *bench) relayed(ctx context.Context, m *mailbox) (*turn, error) {
+	g, err := b.posternNamed(ctx, "postern-relayed", time.Nanosecond, posternOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return m.drainedBy(ctx, g)
 }
 
 // wholeRate is messages a second of all of a session.
@@ -195,8 +212,13 @@ func (b *bench) top(ctx context.Context) error {
 			return err
 		}
 		ours, theirs := &turn{g: p}, &turn{g: i}
-		var octets []float64
+		var octets, bare []float64
 		for round := range max(b.Rounds, 1) {
+			rate, err := b.bareHeaders(ctx, m, fmt.Sprintf("top-bare-%v-%d", rtt, round))
+			if err != nil {
+				return err
+			}
+			bare = append(bare, rate)
 			for _, t := range []*turn{ours, theirs} {
 				t.user, t.scenario = fmt.Sprintf("top-%s-%v-%d", t.g.name, rtt, round), load.Top{}
 				if t == theirs {
@@ -214,6 +236,10 @@ func (b *bench) top(ctx context.Context) error {
 		row := Row{Line: "top", What: fmt.Sprintf("TOP n 0 of %d messages", m.messages), RTT: rtt, Unit: perSecond,
 			Ours: ours.median(load.Result.MessageRate), By: "imapc", Theirs: theirs.median(load.Result.MessageRate)}
 		b.atLeast(row, map[time.Duration]float64{0: 3, near: 100}[rtt])
+		if rtt == 0 {
+			row.By, row.Theirs = "bare IMAP, one command", median(bare)
+			b.told(row)
+		}
 		if rtt > 0 {
 			b.atMost(Row{Line: "top", What: "upstream octets for each octet of header", RTT: rtt, Ours: median(octets), Unit: "octets"}, 1.2)
 		}
