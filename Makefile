@@ -10,7 +10,7 @@ build:
 # Everything, with real servers and real clients.
 test:
 	upstream/upstreamtest/install.sh
-	POSTERN_REAL=1 go test -race -timeout 12m ./...
+	POSTERN_REAL=1 go test -race -timeout 30m ./...
 	POSTERN_REAL=1 go test -run TestOracle ./cmd/postern
 
 # Random sessions and faults against a mail store that knows what became of
