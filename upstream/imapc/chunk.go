@@ -277,7 +277,8 @@ func (l *look) see() (again []*chunk) {
 	return again
 }
 
-// lookAgain ends chunks by what is left now.
+// lookAgain ends chunks by what is left now. One whose answer came amid that to
+// another is asked for alone.
 func (c *conn) lookAgain(ctx context.Context, chunks []*chunk) error {
 	if len(chunks) == 0 {
 		return nil
@@ -293,7 +294,10 @@ func (c *conn) lookAgain(ctx context.Context, chunks []*chunk) error {
 		case s.answered:
 			s.chunk.finish(within(s.uids, l.there))
 		default:
-			s.fail(errNoAnswer)
+			there, err := c.present(ctx, s.uids)
+			if err := c.conclude(s.chunk, there, err); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

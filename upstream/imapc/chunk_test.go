@@ -255,6 +255,41 @@ func TestAnswersOutOfOrder(t *testing.T) {
 	}
 }
 
+// A server that looks too early, and then answers one search amid the answer to
+// another: what it says of the one is not known until that comes alone.
+func TestSearchesAnsweredTogether(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		all := f.crowd(2 * small)
+		d := f.list()
+		var late []string
+		first := ""
+		f.fault = func(c *fakeConn, command string) bool {
+			searches := len(f.sent("UID SEARCH"))
+			switch {
+			case strings.HasPrefix(command, "UID EXPUNGE"):
+				late = append(late, command)
+				c.ok("done")
+			case searches == 3 && first == "":
+				for _, expunge := range late {
+					(&fakeConn{Conn: nowhere(), f: f}).do(expunge)
+				}
+				first = c.tag
+			case searches == 4:
+				c.do(command)
+				c.tag = first
+				c.ok("done")
+			default:
+				return false
+			}
+			return true
+		}
+		wantRemoved(t, f, d, all, len(all), nil)
+		if got := len(f.sent("UID SEARCH")); got != 5 {
+			t.Errorf("%d searches, want 5", got)
+		}
+	})
+}
+
 // A search that the server runs before the UID EXPUNGE that came first, whether
 // it answers in that order or not.
 func TestSearchThatOvertakes(t *testing.T) {

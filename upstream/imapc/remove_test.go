@@ -522,6 +522,28 @@ func TestRemoveUnderRandomFaults(t *testing.T) {
 	})
 }
 
+func TestWithin(t *testing.T) {
+	uids := []uint32{3, 5, 6, 9, 4294967295}
+	for _, c := range []struct {
+		ranges []uidRange
+		want   []uint32
+	}{
+		{nil, nil},
+		{[]uidRange{{1, 2}, {4, 4}, {7, 8}, {10, 4294967294}}, nil},
+		{[]uidRange{{9, 9}, {3, 3}, {3, 3}}, []uint32{3, 9}},
+		{[]uidRange{{5, 9}, {4, 6}, {6, 6}}, []uint32{5, 6, 9}},
+		{[]uidRange{{9, 4294967295}}, []uint32{9, 4294967295}},
+		{[]uidRange{{0, 4294967295}, {0, 0}}, uids},
+	} {
+		if got := within(uids, c.ranges); !slices.Equal(got, c.want) {
+			t.Errorf("%v: %v, want %v", c.ranges, got, c.want)
+		}
+	}
+	if got := within(nil, []uidRange{{1, 2}}); got != nil {
+		t.Errorf("of none: %v", got)
+	}
+}
+
 func TestUIDSet(t *testing.T) {
 	for want, uids := range map[string][]uint32{
 		"1":                                  {1},

@@ -16,10 +16,22 @@ func (c *conn) find(ctx context.Context, uids []uint32, criteria string) (found 
 	return within(uids, ranges), err
 }
 
-// within returns those of the messages that are in one of the ranges.
+// within returns those of the messages, whose UIDs rise, that are in one of the
+// ranges. Of those a server may send a million.
 func within(uids []uint32, ranges []uidRange) (some []uint32) {
-	for _, uid := range uids {
-		if slices.ContainsFunc(ranges, func(r uidRange) bool { return r.first <= uid && uid <= r.last }) {
+	begin := make([]int, len(uids)+1) // ranges that begin at a message, less those that ended before it
+	for _, r := range ranges {
+		from, _ := slices.BinarySearch(uids, r.first)
+		to := len(uids)
+		if r.last < math.MaxUint32 {
+			to, _ = slices.BinarySearch(uids, r.last+1)
+		}
+		begin[from]++
+		begin[to]--
+	}
+	open := 0
+	for k, uid := range uids {
+		if open += begin[k]; open > 0 {
 			some = append(some, uid)
 		}
 	}
