@@ -42,7 +42,7 @@ type accountLine struct {
 	Upstream   string         `json:"upstream"`
 	Login      string         `json:"login"`
 	Credential string         `json:"credential"`
-	State      string         `json:"state"` // fine, disabled or consent_lost
+	State      string         `json:"state"` // fine, disabled, consent_missing or consent_lost
 	Since      *time.Time     `json:"since,omitempty"`
 	Passwords  []passwordLine `json:"passwords"`
 }
@@ -82,8 +82,15 @@ func (p *program) eachAccount(c *config.Config, show func(accountLine) error) er
 	if err != nil {
 		return err
 	}
+	tell := func(l accountLine) error {
+		missing, err := p.consentMissing(c, store, l)
+		if err != nil {
+			return err
+		}
+		return show(l.with(lost[auth.Fold(l.User)], missing))
+	}
 	for _, a := range c.Accounts {
-		if err := show(configuredLine(a).with(lost[auth.Fold(a.User)])); err != nil {
+		if err := tell(configuredLine(a)); err != nil {
 			return err
 		}
 	}
@@ -98,7 +105,7 @@ func (p *program) eachAccount(c *config.Config, show func(accountLine) error) er
 			if err != nil {
 				return err
 			}
-			if err := show(stateLine(a, passwords).with(lost[a.Name])); err != nil {
+			if err := tell(stateLine(a, passwords)); err != nil {
 				return err
 			}
 		}
@@ -131,10 +138,23 @@ func stateLine(a state.Account, passwords []state.ClientPassword) accountLine {
 	return l
 }
 
-// with adds the state of an account's consent.
-func (l accountLine) with(c state.Consent) accountLine {
-	if !c.Lost.IsZero() {
+// consentMissing tells whether an account needs somebody's consent, and never
+// had it.
+func (p *program) consentMissing(c *config.Config, store state.Store, l accountLine) (bool, error) {
+	if l.Credential != accounts.OAuth || c.Upstream(l.Upstream).OAuth.Grant != config.ByConsent {
+		return false, nil
+	}
+	kept, err := store.Secret(p.drain, grantOf(auth.Fold(l.User)))
+	return kept.Current.Version == 0, err
+}
+
+// with adds how an account's consent is.
+func (l accountLine) with(c state.Consent, missing bool) accountLine {
+	switch {
+	case !c.Lost.IsZero():
 		l.State, l.Since = "consent_lost", instant(c.Lost)
+	case missing:
+		l.State = "consent_missing"
 	}
 	return l
 }
@@ -164,8 +184,9 @@ func (p *program) accountTable() (show func(accountLine) error, end func() error
 		if n++; n == 1 {
 			fmt.Fprintln(t, "USER\tKEPT IN\tUPSTREAM\tLOGIN\tCREDENTIAL\tSTATE\tPASSWORD\tKIND\tNETWORKS\tLAST USE")
 		}
+		l.State = strings.ReplaceAll(l.State, "_", " ")
 		if l.Since != nil {
-			l.State = "consent lost " + l.Since.Local().Format(time.DateOnly)
+			l.State += " " + l.Since.Local().Format(time.DateOnly)
 		}
 		passwords := l.Passwords
 		if len(passwords) == 0 {

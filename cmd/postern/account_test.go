@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+
+	"postern/proxy/state"
 )
 
 // secretIn writes a file with a secret, and returns its name.
@@ -279,4 +282,39 @@ func TestFaultS7Rekey(t *testing.T) {
 	}
 	p = spawn(t, "serve", "-c", config)
 	in(p.addresses(t)[0], "ann", passwords[0])
+}
+
+// An account that takes tokens says whether there are any.
+func TestAccountListTellsOfConsent(t *testing.T) {
+	t.Parallel()
+	config := writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+upstreams: {gmail: {provider: gmail, oauth: {client_id: x}}}
+vault: {key_file: vault.key}
+accounts: [{user: bob, upstream: gmail, password_file: %q}]
+`, secretIn(t, "bob's"))
+	command(t, "vault", "new-key", "-c", config)
+	said := command(t, "account", "add", "ann@gmail.com", "-c", config)
+	if !strings.Contains(said, "postern account connect ann@gmail.com") {
+		t.Errorf("account add says\n%s\nwant to hear of consent", said)
+	}
+	table := func(want ...string) {
+		t.Helper()
+		got := command(t, "account", "list", "-c", config)
+		for _, w := range want {
+			if !regexp.MustCompile(w).MatchString(got) {
+				t.Errorf("account list says\n%s\nwant %s in it", got, w)
+			}
+		}
+	}
+	table(`(?m)^bob .* oauth +consent missing `, `(?m)^ann@gmail.com .* oauth +consent missing `)
+	store, err := state.Open(t.Context(), state.Options{Dir: stateOf(t, config)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if err := errors.Join(store.SaveSecret(t.Context(), state.Sealed{Name: grantOf("ann@gmail.com"), Version: 1}), store.LoseConsent(t.Context(), "bob")); err != nil {
+		t.Fatal(err)
+	}
+	table(`(?m)^bob .* oauth +consent lost 20`, `(?m)^ann@gmail.com .* oauth +fine `)
 }

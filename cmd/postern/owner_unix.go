@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -15,6 +16,16 @@ func keepOwner(f *os.File, of fs.FileInfo) error {
 		return f.Chown(int(s.Uid), int(s.Gid))
 	}
 	return nil
+}
+
+// shareWithGroup lets the group of a directory read a new file in it, if root
+// makes it: that is how a service reads what it must not change.
+func shareWithGroup(f *os.File, dir fs.FileInfo) error {
+	s, ok := dir.Sys().(*syscall.Stat_t)
+	if !ok || os.Geteuid() != 0 || s.Gid == 0 {
+		return nil
+	}
+	return errors.Join(f.Chown(0, int(s.Gid)), f.Chmod(0o640))
 }
 
 // checkOwner keeps root from leaving files in the state that the gateway, which

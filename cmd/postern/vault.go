@@ -92,7 +92,8 @@ func (p *program) newKey(path string, print bool) error {
 }
 
 // replaceFile puts content in the place of a file, whole or not at all. Who
-// could read the file still can; a new one is its owner's alone.
+// could read the file still can; a new one is its owner's alone, or root's and
+// the directory's group's.
 func replaceFile(path string, content []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".postern-")
 	if err != nil {
@@ -106,6 +107,8 @@ func replaceFile(path string, content []byte) (err error) {
 	_, err = f.Write(content)
 	if info, statErr := os.Stat(path); statErr == nil {
 		err = errors.Join(err, f.Chmod(info.Mode().Perm()), keepOwner(f, info))
+	} else if dir, statErr := os.Stat(filepath.Dir(path)); statErr == nil {
+		err = errors.Join(err, shareWithGroup(f, dir))
 	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
