@@ -38,17 +38,19 @@ type Consent struct {
 }
 
 // Invitations are the links by which people come to give their consent. An
-// account has at most one, and it opens once.
+// account may have several, all of which are gone when one is used.
 type Invitations interface {
-	// Invite adds an invitation, in the place of any that the account has.
+	// Invite adds an invitation, or makes one that is there good for longer. Of
+	// one account the newest 5 are kept.
 	Invite(ctx context.Context, i Invitation) error
 
-	// Invitation reads an invitation, or is ErrNotFound where it was used, was
-	// replaced or has expired.
+	// Invitation reads an invitation, or is ErrNotFound where it was used or has
+	// expired.
 	Invitation(ctx context.Context, token TokenHash) (Invitation, error)
 
-	// UseInvitation takes an invitation away and returns it, for one of those
-	// who ask at the same time. ErrNotFound as above.
+	// UseInvitation takes an invitation away, with all others of its account,
+	// and returns it, for one of those who ask at the same time. ErrNotFound as
+	// above.
 	UseInvitation(ctx context.Context, token TokenHash) (Invitation, error)
 }
 
@@ -134,11 +136,20 @@ func (s *store) changeConsent(ctx context.Context, change func(*sql.Tx) error) e
 	return nil
 }
 
+// maxInvitations of an account are kept.
+const maxInvitations = 5
+
 // Invite implements Invitations.
 func (s *store) Invite(ctx context.Context, i Invitation) error {
 	err := s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO invitation (account, token, created, expires) VALUES (?, ?, ?, ?)`,
-			i.Account, i.Token[:], s.now().UnixNano(), i.Expires.UnixNano())
+		_, err := tx.ExecContext(ctx, `INSERT INTO invitation (token, account, created, expires) VALUES (?, ?, ?, ?)
+			ON CONFLICT (token) DO UPDATE SET created = excluded.created, expires = excluded.expires`,
+			i.Token[:], i.Account, s.now().UnixNano(), i.Expires.UnixNano())
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM invitation WHERE account = ? AND token NOT IN
+			(SELECT token FROM invitation WHERE account = ? ORDER BY created DESC, rowid DESC LIMIT ?)`, i.Account, i.Account, maxInvitations)
 		return err
 	})
 	if err != nil {
@@ -157,7 +168,11 @@ func (s *store) Invitation(ctx context.Context, token TokenHash) (Invitation, er
 func (s *store) UseInvitation(ctx context.Context, token TokenHash) (i Invitation, err error) {
 	err = s.update(ctx, func(tx *sql.Tx) error {
 		i, err = s.scanInvitation(token, tx.QueryRowContext(ctx,
-			`DELETE FROM invitation WHERE token = ? AND expires > ? RETURNING account, created, expires`, token[:], s.now().UnixNano()))
+			`SELECT account, created, expires FROM invitation WHERE token = ? AND expires > ?`, token[:], s.now().UnixNano()))
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM invitation WHERE account = ?`, i.Account)
 		return err
 	})
 	return i, err

@@ -102,11 +102,12 @@ var schema = []string{
 		noticed INTEGER NOT NULL DEFAULT 0
 	) STRICT;
 	CREATE TABLE invitation (
-		account TEXT PRIMARY KEY,
-		token   BLOB NOT NULL UNIQUE,
+		token   BLOB PRIMARY KEY,
+		account TEXT NOT NULL,
 		created INTEGER NOT NULL,
 		expires INTEGER NOT NULL
 	) STRICT;
+	CREATE INDEX invitation_account ON invitation (account);
 
 	CREATE TABLE seed (
 		id   INTEGER PRIMARY KEY CHECK (id = 1),

@@ -405,10 +405,22 @@ func invitations(t *testing.T, f Fixture) {
 		t.Errorf("%d used one invitation, want 1", won.Load())
 	}
 
-	must(t, s.Invite(within(t), state.Invitation{Account: "bob", Token: state.TokenHash{3}, Expires: expires}))
-	must(t, s.Invite(within(t), state.Invitation{Account: "bob", Token: state.TokenHash{4}, Expires: expires}))
-	_, err = s.Invitation(within(t), state.TokenHash{3})
-	isErr(t, "replaced invitation", err, state.ErrNotFound)
-	_, err = s.Invitation(within(t), state.TokenHash{4})
+	// Several are good side by side, but no more than 5, until one is used.
+	for n := range byte(6) {
+		must(t, s.Invite(within(t), state.Invitation{Account: "bob", Token: state.TokenHash{10 + n}, Expires: expires}))
+	}
+	_, err = s.Invitation(within(t), state.TokenHash{10})
+	isErr(t, "oldest of 6 invitations", err, state.ErrNotFound)
+	must(t, s.Invite(within(t), state.Invitation{Account: "bob", Token: state.TokenHash{11}, Expires: expires.Add(time.Hour)}))
+	got, err = s.Invitation(within(t), state.TokenHash{11})
 	must(t, err)
+	if !got.Expires.Equal(expires.Add(time.Hour)) {
+		t.Errorf("invitation made again: until %v, want %v", got.Expires, expires.Add(time.Hour))
+	}
+	_, err = s.UseInvitation(within(t), state.TokenHash{15})
+	must(t, err)
+	for n := range byte(6) {
+		_, err = s.Invitation(within(t), state.TokenHash{10 + n})
+		isErr(t, "invitation beside the one that was used", err, state.ErrNotFound)
+	}
 }
