@@ -48,12 +48,17 @@ func (s *Site) guess(r *http.Request) {
 
 // accounts lists the accounts, with a button each.
 func (s *Site) accounts(w http.ResponseWriter, r *http.Request) {
-	all, err := s.options.Desk.Accounts(r.Context())
+	find := r.URL.Query().Get("find")
+	found, more, err := s.options.Desk.Accounts(r.Context(), find)
 	if err != nil {
 		s.failed(w, err)
 		return
 	}
-	s.show(w, http.StatusOK, "accounts.html", all)
+	s.show(w, http.StatusOK, "accounts.html", struct {
+		Find  string
+		Found []Account
+		More  bool
+	}{find, found, more})
 }
 
 // invite shows the link to send to somebody.

@@ -27,8 +27,9 @@ import (
 
 // A Desk does what the pages are for. Several requests ask it at once.
 type Desk interface {
-	// Accounts lists every account that needs consent, by name.
-	Accounts(ctx context.Context) ([]Account, error)
+	// Accounts lists accounts that need consent and have find in their name,
+	// those first that miss it. There may be more of them.
+	Accounts(ctx context.Context, find string) (found []Account, more bool, err error)
 
 	// Invite makes a link's secret part for the owner of an account.
 	Invite(ctx context.Context, account string) (invitation upstream.Secret, expires time.Time, err error)
@@ -76,10 +77,9 @@ type Account struct {
 type State string
 
 const (
-	Good    State = "good"
-	Missing State = "missing"  // was never given
-	Lost    State = "lost"     // ended, at Account.Since
-	Unknown State = "no check" // nothing tells
+	Good  State = "good"
+	Never State = "never given"
+	Lost  State = "lost" // at Account.Since
 )
 
 // An Invitation is what a person is asked for.
@@ -92,14 +92,14 @@ type Invitation struct {
 // Settings are what is typed into a mail client.
 type Settings struct {
 	User     string
-	Password upstream.Secret
-	Servers  []Server // best first
+	Password upstream.Secret // empty where the account has one already
+	Servers  []Server        // best first
 }
 
 // A Server is one address of postern's.
 type Server struct {
 	Name string
-	Port int
+	Port string
 	TLS  string // as clients call it: SSL/TLS, STARTTLS, none
 }
 

@@ -23,7 +23,7 @@ import (
 
 const (
 	invite   = "INVITATION2INVITATION2"
-	password = "kx4m-9rtq-w2hd-7vbn"
+	password = "kx4m 9rtq w2hd 7vbn"
 	adminPW  = "administrator's own"
 )
 
@@ -31,15 +31,19 @@ const (
 type desk struct {
 	site   string // the provider's
 	used   bool
+	has    bool // a password, from before
 	finish error
 	begun  int
 }
 
-func (d *desk) Accounts(context.Context) ([]Account, error) {
+func (d *desk) Accounts(_ context.Context, find string) ([]Account, bool, error) {
+	if find == "nobody" {
+		return nil, false, nil
+	}
 	return []Account{
 		{Name: "<b>scanner", Login: "ann@gmail.example", Provider: "Gmail", State: Lost, Since: time.Date(2026, 11, 2, 3, 4, 0, 0, time.UTC)},
 		{Name: "erp", Login: "erp@corp.example", Provider: "Microsoft 365", State: Good},
-	}, nil
+	}, true, nil
 }
 
 func (d *desk) Invite(_ context.Context, account string) (upstream.Secret, time.Time, error) {
@@ -84,8 +88,12 @@ func (r *request) Finish(_ context.Context, answer url.Values) (Settings, error)
 		return Settings{}, r.desk.finish
 	}
 	r.desk.used = true
-	return Settings{User: "scanner", Password: upstream.NewSecret(password), Servers: []Server{
-		{"pop.example.org", 995, "SSL/TLS"}, {"pop.example.org", 110, "STARTTLS"}}}, nil
+	given := upstream.NewSecret(password)
+	if r.desk.has {
+		given = upstream.Secret{}
+	}
+	return Settings{User: "scanner", Password: given, Servers: []Server{
+		{"pop.example.org", "995", "SSL/TLS"}, {"pop.example.org", "110", "STARTTLS"}}}, nil
 }
 
 // A world is a site and a browser.
@@ -195,7 +203,7 @@ func TestConsent(t *testing.T) {
 	state := w.begin()
 	for range 2 { // the second time by the button for back
 		status, page := w.ask("GET", answer(state, "the-code"), nil)
-		for _, part := range []string{"pop.example.org", "995", "SSL/TLS", "scanner", "STARTTLS", "kx4m-</span>"} {
+		for _, part := range []string{"pop.example.org", "995", "SSL/TLS", "scanner", "STARTTLS", "<span>kx4m</span> <span>"} {
 			w.want(200, part)(status, page)
 		}
 	}
@@ -207,6 +215,13 @@ func TestConsent(t *testing.T) {
 	if log := w.log.String(); strings.Contains(log, password) || strings.Contains(log, invite) || strings.Contains(log, "the-code") {
 		t.Errorf("a secret is in the log:\n%s", log)
 	}
+}
+
+// Whoever consents anew needs no other password.
+func TestConsentAnew(t *testing.T) {
+	w := newWorld(t)
+	w.desk.has = true
+	w.want(200, "as before")(w.ask("GET", answer(w.begin(), "the-code"), nil))
 }
 
 // A link that mail scanners looked at still works.
@@ -261,9 +276,10 @@ func TestAdministrator(t *testing.T) {
 	r.SetBasicAuth("anybody", adminPW)
 	right := []string{"Authorization", r.Header.Get("Authorization")}
 	status, page := w.ask("GET", "/accounts", nil, right...)
-	for _, part := range []string{"&lt;b&gt;scanner", "lost", "since 2 November 2026", "erp@corp.example, Microsoft 365", "good"} {
+	for _, part := range []string{"&lt;b&gt;scanner", "lost, 2 November 2026", "There are more", "erp@corp.example, Microsoft 365", "good"} {
 		w.want(200, part)(status, page)
 	}
+	w.want(200, "No account that needs consent")(w.ask("GET", "/accounts?find=nobody", nil, right...))
 	w.want(200, w.site.URL+"/connect/"+invite)(w.ask("POST", "/accounts", url.Values{"account": {"erp"}}, right...))
 	w.want(404, used.Title)(w.ask("POST", "/accounts", url.Values{"account": {"else"}}, right...))
 	w.want(403, foreign.Title)(w.ask("POST", "/accounts", url.Values{"account": {"erp"}}, append(right, "Sec-Fetch-Site", "cross-site")...))

@@ -152,5 +152,5 @@ func (s *Site) trouble(w http.ResponseWriter, status int, t words) {
 	s.show(w, status, "trouble.html", t)
 }
 
-// grouped is a password as it is best read and typed.
-func grouped(password string) []string { return strings.SplitAfter(password, "-") }
+// grouped is a password in the groups that it is best read and typed in.
+func grouped(password string) []string { return strings.Fields(password) }
