@@ -32,7 +32,7 @@ commands may run while the gateway does, which sees the change at the next login
 	c.AddCommand(p.accountAddCommand(), p.accountConnectCommand(), p.accountListCommand(), p.accountPasswordCommand(),
 		p.accountSwitchCommand("disable", "Let nobody log in to an account", true),
 		p.accountSwitchCommand("enable", "Let clients log in to an account again", false),
-		p.accountRemoveCommand())
+		p.accountInviteCommand(), p.accountRemoveCommand())
 	return c
 }
 

@@ -68,22 +68,30 @@ func keyText(c config.Vault) (text []byte, from string, err error) {
 	return text, from, err
 }
 
-// accounts puts together those that postern itself has passwords for.
-func (g *gateway) accounts(c *config.Config, openers openers, counts *metrics.Metrics) (*accounts.Book, error) {
+// accounts puts together those that postern itself has passwords for, and the
+// desk where their owners are asked for consent.
+func (g *gateway) accounts(c *config.Config, openers openers, counts *metrics.Metrics) (*accounts.Book, *desk, error) {
 	v, err := openVault(c.Vault, g.store)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	tokens, err := g.tokens(c, v, counts)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return newBook(c, g.store, v, accounts.Options{
-		Opener:  openers.of,
+	d, err := newDesk(c, g.store, v, tokens.apps)
+	if err != nil {
+		return nil, nil, err
+	}
+	book, err := newBook(c, g.store, v, accounts.Options{
+		Opener: func(account, upstreamName string) upstream.Opener {
+			return d.noticed(account, upstreamName, openers.of(account, upstreamName))
+		},
 		Tokens:  tokens.source,
 		Checked: counts.Accounts(append(accounts.Proofs(), accounts.Refusals()...)),
 		Log:     g.log,
 	})
+	return book, d, err
 }
 
 // newBook returns the accounts of a configuration and of its state.

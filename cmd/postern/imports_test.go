@@ -14,8 +14,8 @@ import (
 // allowed is which of postern's packages each of them may import: those below
 // it, never those beside it or above. Tests may import upstreamtest, too.
 var allowed = map[string][]string{
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/demo", "cmd/internal/logsink", "cmd/internal/migrate", "proxy", "proxy/accounts", "proxy/admin", "proxy/auth", "proxy/ledger",
-		"proxy/metrics", "proxy/pop3", "proxy/retention", "proxy/state", "proxy/vault", "upstream", "upstream/imapc", "upstream/jmapc", "upstream/oauth", "upstream/provider", "upstream/spool"},
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/demo", "cmd/internal/logsink", "cmd/internal/migrate", "proxy", "proxy/accounts", "proxy/admin", "proxy/auth", "proxy/consent", "proxy/ledger",
+		"proxy/metrics", "proxy/notice", "proxy/pop3", "proxy/retention", "proxy/state", "proxy/vault", "upstream", "upstream/imapc", "upstream/jmapc", "upstream/oauth", "upstream/provider", "upstream/spool"},
 	"cmd/internal/config":  {"upstream/provider"},
 	"cmd/internal/demo":    {},
 	"cmd/internal/logsink": {},

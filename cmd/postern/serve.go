@@ -156,14 +156,19 @@ func newGateway(c *config.Config, log *slog.Logger, unlogged func() uint64) (_ *
 	if err != nil {
 		return nil, err
 	}
-	if g.book, err = g.accounts(c, openers, counts); err != nil {
+	var d *desk
+	if g.book, d, err = g.accounts(c, openers, counts); err != nil {
+		return nil, err
+	}
+	site, err := g.site(d)
+	if err != nil {
 		return nil, err
 	}
 	listeners, err := g.listeners(c, counts)
 	if err != nil {
 		return nil, err
 	}
-	g.admin = admin.New(g.status, counts.Handler(), nil, log)
+	g.admin = admin.New(g.status, counts.Handler(), site, log)
 	if c.Admin.Address != "" {
 		if g.adminListener, err = net.Listen("tcp", c.Admin.Address); err != nil {
 			return nil, fmt.Errorf("listen on %q: %w", c.Admin.Address, err)

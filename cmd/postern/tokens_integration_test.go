@@ -22,7 +22,10 @@ import (
 	"postern/upstream/upstreamtest/oidc"
 )
 
-const annsName = "ann@example.org"
+const (
+	annsName = "ann@example.org"
+	bobsName = "bob@example.org"
+)
 
 // A tokenService is a gateway to a real mail server that takes the tokens of a
 // real authorization server, where ann has an account of postern's.
@@ -32,20 +35,25 @@ type tokenService struct {
 	gateway   *process
 	addresses []string
 	mailbox   upstreamtest.Mailbox
+	bobs      upstreamtest.Mailbox
 	password  string // generated
 }
 
-func newTokenService(t *testing.T, o oidc.Options) *tokenService {
+// newTokenService starts one; more is what else its configuration says.
+func newTokenService(t *testing.T, o oidc.Options, more string) *tokenService {
 	t.Helper()
 	s := &tokenService{oidc: oidc.Start(t, o)}
 	d := dovecot.Start(t, dovecot.Tokens(t, s.oidc.Introspection(), "oauthbearer xoauth2")...)
 	s.mailbox = d.AddUser(t, annsName, "ann's own")
-	d.AddUser(t, "bob@example.org", "bob's own")
+	s.bobs = d.AddUser(t, bobsName, "bob's own")
+	if more == "" {
+		more = `admin: {address: "127.0.0.1:0"}`
+	}
 	s.config = writeConfig(t, `
 log: {level: debug}
 listeners: [{address: "127.0.0.1:0"}]
-admin: {address: "127.0.0.1:0"}
 vault: {key_file: vault.key}
+%s
 upstreams:
   own:
     protocol: imap
@@ -57,7 +65,7 @@ upstreams:
       client_secret_file: %q
       send_secret: basic
       scopes: [openid, offline_access]
-`, d.IMAP, s.oidc.Issuer, oidc.ClientID, secretIn(t, oidc.ClientSecret))
+`, more, d.IMAP, s.oidc.Issuer, oidc.ClientID, secretIn(t, oidc.ClientSecret))
 	code, _, errors := runHere("", "vault", "new-key", "-c", s.config)
 	if code != exitFine {
 		t.Fatalf("vault new-key: %s", errors)
@@ -98,7 +106,9 @@ func (s *tokenService) connect(t *testing.T, want int, person func(page string),
 }
 
 // grant is what the state has of ann's.
-func (s *tokenService) grant(t *testing.T) oauth.Grant {
+func (s *tokenService) grant(t *testing.T) oauth.Grant { return s.grantFor(t, annsName) }
+
+func (s *tokenService) grantFor(t *testing.T, account string) oauth.Grant {
 	t.Helper()
 	c, err := config.Load(s.config, checkUIDL)
 	if err != nil {
@@ -113,7 +123,7 @@ func (s *tokenService) grant(t *testing.T) oauth.Grant {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, _, err := grants{v, store}.Grant(t.Context(), annsName)
+	g, _, err := grants{v, store}.Grant(t.Context(), account)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +133,7 @@ func (s *tokenService) grant(t *testing.T) oauth.Grant {
 // With nothing but a generated password, curl and fetchmail and the others read
 // mail that only a token opens. The token comes from consent in a real browser.
 func TestMailByConsent(t *testing.T) {
-	s := newTokenService(t, oidc.Options{Rotate: true})
+	s := newTokenService(t, oidc.Options{Rotate: true}, "")
 	raw := []string{upstreamtest.Letter(1, 3000), upstreamtest.Letter(2, 900)}
 	for _, l := range raw {
 		s.mailbox.Deliver(t, l)
@@ -165,7 +175,7 @@ func TestMailByConsent(t *testing.T) {
 
 // The other ways to consent, and consents that are no good.
 func TestWaysToConsent(t *testing.T) {
-	s := newTokenService(t, oidc.Options{})
+	s := newTokenService(t, oidc.Options{}, "")
 	s.mailbox.Deliver(t, upstreamtest.Letter(1, 900))
 	polls := func(want string) {
 		t.Helper()

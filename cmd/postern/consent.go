@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"postern/cmd/internal/config"
+	"postern/proxy/accounts"
+	"postern/proxy/consent"
+	"postern/upstream"
+	"postern/upstream/oauth"
+)
+
+// Begin implements consent.Desk.
+func (d *desk) Begin(ctx context.Context, invitation upstream.Secret, callback string) (consent.Request, error) {
+	at, _, err := d.invited(ctx, invitation)
+	if err != nil {
+		return nil, err
+	}
+	request, err := d.apps[at.up.Name].Begin(ctx, at.login, callback)
+	if err != nil {
+		return nil, err
+	}
+	return &asking{Request: request, desk: d, invitation: invitation}, nil
+}
+
+// An asking is a person who is asked for consent (consent.Request).
+type asking struct {
+	*oauth.Request
+	desk       *desk
+	invitation upstream.Secret
+}
+
+// Finish implements consent.Request. A grant is kept only if it opens the
+// mailbox that the invitation is for: people have several.
+func (a *asking) Finish(ctx context.Context, answer url.Values) (consent.Settings, error) {
+	d := a.desk
+	at, i, err := d.invited(ctx, a.invitation)
+	if err != nil {
+		return consent.Settings{}, err
+	}
+	grant, err := a.Request.Finish(ctx, answer)
+	switch {
+	case errors.Is(err, oauth.ErrDenied), errors.Is(err, oauth.ErrScope):
+		return consent.Settings{}, fmt.Errorf("%w: %w", consent.ErrRefused, err)
+	case err != nil:
+		return consent.Settings{}, err
+	}
+	if err := opens(ctx, at, grant); errors.Is(err, upstream.ErrAuth) {
+		return consent.Settings{}, fmt.Errorf("%w than %s: %w", consent.ErrOther, at.login, err)
+	} else if err != nil {
+		return consent.Settings{}, fmt.Errorf("open %s with what was granted: %w", at.login, err)
+	}
+	ctx = context.WithoutCancel(ctx) // what is begun is ended, whoever has gone away
+	if _, err := d.store.UseInvitation(ctx, i.Token); err != nil {
+		return consent.Settings{}, invitationError(err)
+	}
+	if err := replaceGrant(ctx, grants{d.vault, d.store}, i.Account, grant); err != nil {
+		return consent.Settings{}, err
+	}
+	return d.settings(ctx, i.Account)
+}
+
+// openTime is how long a person's browser waits for the mailbox to be opened.
+const openTime = 15 * time.Second
+
+// opens logs in by what was granted: not every provider says whose mailbox it
+// is for, but each upstream knows.
+func opens(ctx context.Context, at place, g oauth.Grant) error {
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	adapter, err := newAdapter(at.up, wiring{policy: policy(at.policy), uidl: at.policy.UIDL})
+	if err != nil {
+		return err
+	}
+	drop, err := adapter.Open(ctx, upstream.Account{User: at.login, Tokens: upstream.GivenToken{Secret: g.AccessToken}})
+	if err != nil {
+		return err
+	}
+	return drop.Close()
+}
+
+// settings are what the owner of an account types into a client. An account
+// that has no password for clients yet gets one.
+func (d *desk) settings(ctx context.Context, account string) (consent.Settings, error) {
+	s := consent.Settings{User: account, Servers: d.servers()}
+	if _, configured := d.config.Account(account); configured {
+		return s, nil
+	}
+	had, err := d.store.ClientPasswords(ctx, account)
+	if err != nil || len(had) > 0 {
+		return s, err
+	}
+	r, err := accounts.NewRegistrar(ctx, d.store, d.vault)
+	if err != nil {
+		return s, err
+	}
+	password, err := r.AddPassword(ctx, account, accounts.Wanted{Label: "consent page"})
+	s.Password = upstream.NewSecret(accounts.Groups(password))
+	return s, err
+}
+
+// servers are where clients connect to, the safest first.
+func (d *desk) servers() []consent.Server {
+	var all []consent.Server
+	for _, mode := range []struct{ tls, words string }{
+		{config.TLSImplicit, "SSL/TLS"}, {config.TLSSTLS, "STARTTLS"}, {config.TLSOff, "none"},
+	} {
+		for _, l := range d.config.Listeners {
+			if _, port, err := net.SplitHostPort(l.Address); err == nil && l.TLS == mode.tls {
+				all = append(all, consent.Server{Name: d.serverName(l), Port: port, TLS: mode.words})
+			}
+		}
+	}
+	return all
+}
+
+// serverName is a listener's host as people type it.
+func (d *desk) serverName(l config.Listener) string {
+	if l.Name != "" {
+		return l.Name
+	}
+	if l.Certificate != "" {
+		if name := certificateName(l.Certificate, l.Key); name != "" {
+			return name
+		}
+	}
+	host, _, _ := net.SplitHostPort(l.Address)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return d.public.Hostname()
+	}
+	return host
+}
+
+// certificateName is the first name of a certificate that a person can type;
+// "" if it has none.
+func certificateName(certificate, key string) string {
+	pair, err := tls.LoadX509KeyPair(certificate, key)
+	if err != nil {
+		return ""
+	}
+	for _, name := range pair.Leaf.DNSNames {
+		if !strings.HasPrefix(name, "*") {
+			return name
+		}
+	}
+	return ""
+}
