@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"postern/cmd/internal/config"
 	"postern/proxy/state"
 )
 
@@ -317,4 +318,77 @@ accounts: [{user: bob, upstream: gmail, password_file: %q}]
 		t.Fatal(err)
 	}
 	table(`(?m)^bob .* oauth +consent lost 20`, `(?m)^ann@gmail.com .* oauth +fine `)
+}
+
+// Commands about a user's mail find an account's, under its name upstream, and
+// log in there with what postern keeps.
+func TestCommandsKnowAccounts(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "scans", "there", 3)
+	server.folder(t, "scans", "Trash")
+	config := writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+upstreams: {office: {protocol: imap, address: %q, tls: off}}
+vault: {key_file: vault.key}
+routes:
+  - {user: "*", upstream: office, login: account, delete: archive, archive_folder: Trash}
+`, server.address)
+	command(t, "vault", "new-key", "-c", config)
+	password := passwordIn(t, command(t, "account", "add", "Hall", "-c", config, "--upstream-user", "scans", "--upstream-password-file", secretIn(t, "there")))
+	p := spawn(t, "serve", "-c", config)
+	c := dialPOP(t, p.addresses(t)[0], nil)
+	c.login("hall", password, "+OK")
+	c.say("DELE 2", "+OK")
+	c.say("QUIT", "+OK")
+	c.expectEnd()
+	if got := command(t, "removals", "-c", config, "--user", "HALL"); strings.Count(got, "\n") != 2 || !strings.Contains(got, "kept") {
+		t.Errorf("removals says\n%s\nwant the one message", got)
+	}
+	if got := command(t, "undelete", "-c", config, "--user", "hall"); got != "1 message brought back.\n" {
+		t.Errorf("undelete says %q, want one message, and to be asked nothing", got)
+	}
+	if n := server.messages(t, "scans"); n != 3 {
+		t.Errorf("%d messages upstream, want all three again", n)
+	}
+	got := command(t, "check", "-c", config, "--connect", "--user", "hall")
+	for _, want := range []string{"in the state", "1 account", "*  office, for accounts only", "office, as scans", "3 messages"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("check says\n%s\nwant %q in it", got, want)
+		}
+	}
+	command(t, "uidl", "accept", "-c", config, "--user", "hall")
+	refused(t, "is for accounts only", "uidl", "accept", "-c", config, "--user", "nobody")
+	command(t, "account", "disable", "hall", "-c", config)
+	refused(t, "the account is disabled", "check", "-c", config, "--connect", "--user", "hall")
+}
+
+// Two mailboxes never share a ledger of unique-ids, and one has the same
+// whichever way a client gets there.
+func TestLedgerAccount(t *testing.T) {
+	c, err := config.Load(writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+upstreams:
+  office: {protocol: imap, address: "imap.example.org:993"}
+  shop: {protocol: imap, address: "imap.example.net:993"}
+vault: {key_file: vault.key}
+routes:
+  - {user: "*@example.org", upstream: office}
+  - {user: "a*", upstream: shop}
+`), checkUIDL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ upstream, login, want string }{
+		{"office", "Bob@Example.org", "bob@example.org"},
+		{"shop", "bob@example.org", "bob@example.org"}, // moved there
+		{"shop", "Ann", "ann"},                         // as who has no account
+		{"office", "ann", "office ann"},
+		{"office", "bob", "office bob"},
+		{"shop", "bob", "shop bob"},
+	} {
+		if got := ledgerAccount(c, test.upstream, test.login); got != test.want {
+			t.Errorf("%s at %s: ledger %q, want %q", test.login, test.upstream, got, test.want)
+		}
+	}
 }

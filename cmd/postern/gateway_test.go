@@ -84,6 +84,16 @@ func (m *memoryIMAP) add(t *testing.T, user, password string, n int) {
 	m.users[user] = u
 }
 
+// folder adds a mailbox to an account.
+func (m *memoryIMAP) folder(t *testing.T, user, name string) {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.users[user].Create(name, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // messages is how many an account has now.
 func (m *memoryIMAP) messages(t *testing.T, user string) int {
 	t.Helper()
