@@ -198,6 +198,9 @@ func (p *program) accountAdd(a adding, user string) error {
 		if _, ok := o.config.Account(user); ok {
 			return fmt.Errorf("the configuration has an account %s already", user)
 		}
+		if !o.config.Vault.Set() {
+			return explainAccount(vault.ErrNoKey, user, "")
+		}
 		u, err := o.upstreamFor(a.upstream, user)
 		if err != nil {
 			return err

@@ -105,11 +105,16 @@ func (s *store) Seed(ctx context.Context) ([]byte, error) {
 	return seed, nil
 }
 
-const accountColumns = `name, version, upstream, login, credential, disabled, created`
+const (
+	accountColumns = `name, version, upstream, login, credential, disabled, created`
+	accountQuery   = `SELECT ` + accountColumns + ` FROM account WHERE name = ?`
+	passwordsQuery = `SELECT label, kind, verifier, stored_key, server_key, networks, created, used FROM client_password
+		WHERE account = ? ORDER BY created, label`
+)
 
 // Account implements Accounts.
 func (s *store) Account(ctx context.Context, name string) (Account, error) {
-	a, err := scanAccount(s.read.QueryRowContext(ctx, `SELECT `+accountColumns+` FROM account WHERE name = ?`, name))
+	a, err := scanAccount(s.asked.account.QueryRowContext(ctx, name))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Account{}, fmt.Errorf("account: %w", ErrNotFound)
 	}
@@ -129,13 +134,12 @@ func scanAccount(row interface{ Scan(...any) error }) (Account, error) {
 
 // ListAccounts implements Accounts.
 func (s *store) ListAccounts(ctx context.Context, after string, limit int) ([]Account, error) {
-	return list(ctx, s.read, "read accounts", func(rows *sql.Rows) (Account, error) { return scanAccount(rows) },
-		`SELECT `+accountColumns+` FROM account WHERE name > ? ORDER BY name LIMIT ?`, after, limit)
+	rows, err := s.read.QueryContext(ctx, `SELECT `+accountColumns+` FROM account WHERE name > ? ORDER BY name LIMIT ?`, after, limit)
+	return all(rows, err, "read accounts", func(rows *sql.Rows) (Account, error) { return scanAccount(rows) })
 }
 
-// list reads every row that a query finds.
-func list[T any](ctx context.Context, db *sql.DB, what string, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := db.QueryContext(ctx, query, args...)
+// all reads every row that a query found.
+func all[T any](rows *sql.Rows, err error, what string, scan func(*sql.Rows) (T, error)) ([]T, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
@@ -240,8 +244,8 @@ func forgetAccount(ctx context.Context, tx *sql.Tx, name string) (forgotten int6
 
 // ClientPasswords implements Accounts.
 func (s *store) ClientPasswords(ctx context.Context, account string) ([]ClientPassword, error) {
-	return list(ctx, s.read, "read client passwords", func(rows *sql.Rows) (ClientPassword, error) { return scanPassword(rows, account) },
-		`SELECT label, kind, verifier, stored_key, server_key, networks, created, used FROM client_password WHERE account = ? ORDER BY created, label`, account)
+	rows, err := s.asked.passwords.QueryContext(ctx, account)
+	return all(rows, err, "read client passwords", func(rows *sql.Rows) (ClientPassword, error) { return scanPassword(rows, account) })
 }
 
 func scanPassword(rows *sql.Rows, account string) (ClientPassword, error) {

@@ -93,9 +93,11 @@ func (s *store) LostConsents(ctx context.Context) (map[string]Consent, error) {
 		account       string
 		lost, noticed int64
 	}
-	losses, err := list(ctx, s.read, "read consents", func(rows *sql.Rows) (l loss, err error) {
-		return l, rows.Scan(&l.account, &l.lost, &l.noticed)
-	}, `SELECT account, lost, noticed FROM consent`)
+	rows, err := s.read.QueryContext(ctx, `SELECT account, lost, noticed FROM consent`)
+	losses, err := all(rows, err, "read consents", func(rows *sql.Rows) (l loss, err error) {
+		err = rows.Scan(&l.account, &l.lost, &l.noticed)
+		return l, err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -83,7 +83,7 @@ const pendingQuery = `SELECT id, session, begun, policy, mailbox, validity, name
 	WHERE upstream = ? AND account = ? AND ended IS NULL ORDER BY id`
 
 func (j journal) Pending(ctx context.Context, account string) ([]upstream.Intent, error) {
-	rows, err := j.pending.QueryContext(ctx, j.upstream, account)
+	rows, err := j.asked.pending.QueryContext(ctx, j.upstream, account)
 	if err != nil {
 		return nil, fmt.Errorf("read pending removals: %w", err)
 	}

@@ -14,7 +14,7 @@ const ledgerQuery = `SELECT version, head FROM ledger WHERE account = ?`
 // Ledger implements Store.
 func (s *store) Ledger(ctx context.Context, account string) (Ledger, error) {
 	var l Ledger
-	err := s.ledger.QueryRowContext(ctx, account).Scan(&l.Version, &l.Head)
+	err := s.asked.ledger.QueryRowContext(ctx, account).Scan(&l.Version, &l.Head)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Ledger{}, nil
 	}

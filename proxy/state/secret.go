@@ -49,12 +49,14 @@ type Sealed struct {
 // A Secret is the two last generations of one.
 type Secret struct{ Current, Former Sealed }
 
-const secretColumns = `account, purpose, version, key, sealed, former_version, former_key, former_sealed`
+const (
+	secretColumns = `account, purpose, version, key, sealed, former_version, former_key, former_sealed`
+	secretQuery   = `SELECT ` + secretColumns + ` FROM secret WHERE account = ? AND purpose = ?`
+)
 
 // Secret implements Secrets.
 func (s *store) Secret(ctx context.Context, name SecretName) (Secret, error) {
-	secret, err := scanSecret(s.read.QueryRowContext(ctx,
-		`SELECT `+secretColumns+` FROM secret WHERE account = ? AND purpose = ?`, name.Account, name.Purpose))
+	secret, err := scanSecret(s.asked.secret.QueryRowContext(ctx, name.Account, name.Purpose))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Secret{}, nil
 	}
@@ -127,9 +129,10 @@ func (s *store) RemoveSecret(ctx context.Context, name SecretName) error {
 
 // SealedOtherwise implements Secrets.
 func (s *store) SealedOtherwise(ctx context.Context, key string, after SecretName, limit int) ([]Secret, error) {
-	return list(ctx, s.read, "read secrets", func(rows *sql.Rows) (Secret, error) { return scanSecret(rows) },
-		`SELECT `+secretColumns+` FROM secret WHERE (account, purpose) > (?, ?) AND (key <> ? OR former_version > 0 AND former_key <> ?3)
+	rows, err := s.read.QueryContext(ctx, `SELECT `+secretColumns+` FROM secret
+		WHERE (account, purpose) > (?, ?) AND (key <> ? OR former_version > 0 AND former_key <> ?3)
 		ORDER BY account, purpose LIMIT ?`, after.Account, after.Purpose, key, limit)
+	return all(rows, err, "read secrets", func(rows *sql.Rows) (Secret, error) { return scanSecret(rows) })
 }
 
 // SealedKeys implements Secrets.
@@ -138,9 +141,12 @@ func (s *store) SealedKeys(ctx context.Context) (map[string]int, error) {
 		key string
 		n   int
 	}
-	counts, err := list(ctx, s.read, "read the keys of secrets", func(rows *sql.Rows) (c count, err error) {
-		return c, rows.Scan(&c.key, &c.n)
-	}, `SELECT key, count(*) FROM (SELECT key, rowid FROM secret UNION SELECT former_key, rowid FROM secret WHERE former_version > 0) GROUP BY key`)
+	rows, err := s.read.QueryContext(ctx, `SELECT key, count(*)
+		FROM (SELECT key, rowid FROM secret UNION SELECT former_key, rowid FROM secret WHERE former_version > 0) GROUP BY key`)
+	counts, err := all(rows, err, "read the keys of secrets", func(rows *sql.Rows) (c count, err error) {
+		err = rows.Scan(&c.key, &c.n)
+		return c, err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -70,8 +70,7 @@ type store struct {
 	now     func() time.Time
 	write   *sql.DB // nil if read-only
 	read    *sql.DB
-	pending *sql.Stmt // what every login asks is prepared once
-	ledger  *sql.Stmt
+	asked   asked
 	cache   *cache
 	unclaim func() // nil unless claimed
 
@@ -169,12 +168,22 @@ func (s *store) startReadOnly(ctx context.Context, durable string) (err error) {
 	return s.prepare(ctx)
 }
 
+// asked is what every login asks, prepared once.
+type asked struct{ pending, ledger, account, passwords, secret *sql.Stmt }
+
 func (s *store) prepare(ctx context.Context) (err error) {
-	if s.pending, err = s.read.PrepareContext(ctx, pendingQuery); err != nil {
-		return err
+	for query, into := range map[string]**sql.Stmt{
+		pendingQuery:   &s.asked.pending,
+		ledgerQuery:    &s.asked.ledger,
+		accountQuery:   &s.asked.account,
+		passwordsQuery: &s.asked.passwords,
+		secretQuery:    &s.asked.secret,
+	} {
+		if *into, err = s.read.PrepareContext(ctx, query); err != nil {
+			return err
+		}
 	}
-	s.ledger, err = s.read.PrepareContext(ctx, ledgerQuery)
-	return err
+	return nil
 }
 
 // present makes sure of a durable file that SQLite will not mistake for a new
