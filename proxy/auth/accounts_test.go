@@ -20,11 +20,11 @@ type residents map[string]Account
 
 // Check implements Accounts.
 func (r residents) Check(_ context.Context, c pop3.Credentials) (Account, error) {
-	a, ok := r[fold(c.User)]
+	a, ok := r[Fold(c.User)]
 	switch {
 	case !ok:
 		return Account{}, ErrUnknown
-	case c.Password.Reveal() != "here-"+fold(c.User):
+	case c.Password.Reveal() != "here-"+Fold(c.User):
 		return Account{}, upstream.ErrAuth
 	}
 	return a, nil
@@ -37,7 +37,7 @@ func (residents) SCRAM(context.Context, string, netip.Addr) (SCRAM, error) { ret
 func (residents) Texts(context.Context, string, netip.Addr) ([]Text, error) { return nil, nil }
 
 func (r residents) Proven(_ context.Context, name, _ string) (Account, error) {
-	if a, ok := r[fold(name)]; ok {
+	if a, ok := r[Fold(name)]; ok {
 		return a, nil
 	}
 	return Account{}, upstream.ErrAuth

@@ -112,7 +112,7 @@ func (x *exchange) external(ctx context.Context, response []byte) ([]byte, bool,
 		x.user = names[0]
 	}
 	err := x.prove(ctx, func() error {
-		same := func(name string) bool { return fold(name) == fold(x.user) }
+		same := func(name string) bool { return Fold(name) == Fold(x.user) }
 		switch {
 		case !slices.ContainsFunc(names, same) || !plausibleName(x.user):
 			return fmt.Errorf("not a name in the client's certificate: %w", upstream.ErrAuth)

@@ -41,7 +41,7 @@ type keepers struct {
 func (k *keepers) SCRAM(_ context.Context, name string, _ netip.Addr) (SCRAM, error) {
 	s := SCRAM{Salt: k.salt, Iterations: k.iterations}
 	if s.Salt == nil {
-		sum := sha256.Sum256([]byte(fold(name)))
+		sum := sha256.Sum256([]byte(Fold(name)))
 		s.Salt = sum[:16]
 	}
 	for _, t := range k.sorted(name) {
@@ -63,7 +63,7 @@ func (k *keepers) Texts(_ context.Context, name string, _ netip.Addr) ([]Text, e
 }
 
 func (k *keepers) sorted(name string) (all []Text) {
-	for label, text := range k.texts[fold(name)] {
+	for label, text := range k.texts[Fold(name)] {
 		all = append(all, Text{label, upstream.NewSecret(text)})
 	}
 	slices.SortFunc(all, func(a, b Text) int { return strings.Compare(a.Password, b.Password) })
@@ -72,8 +72,8 @@ func (k *keepers) sorted(name string) (all []Text) {
 
 func (k *keepers) Proven(_ context.Context, name, password string) (Account, error) {
 	k.proven = append(k.proven, name+" "+password)
-	a, ok := k.residents[fold(name)]
-	if _, has := k.texts[fold(name)][password]; !ok || password != "" && !has {
+	a, ok := k.residents[Fold(name)]
+	if _, has := k.texts[Fold(name)][password]; !ok || password != "" && !has {
 		return Account{}, upstream.ErrAuth
 	}
 	return a, nil

@@ -94,7 +94,7 @@ func New(o Options) *Gate {
 		g.heldBack = func(string) {}
 	}
 	for _, r := range o.Routes {
-		r.User = fold(r.User)
+		r.User = Fold(r.User)
 		g.routes = append(g.routes, r)
 	}
 	return g
@@ -104,7 +104,7 @@ func New(o Options) *Gate {
 // failures demand before it tries, and makes each refusal take the same time.
 // Either wait holds up whoever waits, and nothing else.
 func (g *Gate) Authenticate(ctx context.Context, c pop3.Credentials) (pop3.Login, error) {
-	a := attempt{user: c.User, remote: c.Remote, session: c.Session, guess: g.proofs.guess(fold(c.User), secret(c))}
+	a := attempt{user: c.User, remote: c.Remote, session: c.Session, guess: g.proofs.guess(Fold(c.User), secret(c))}
 	known, proven := g.proofs.find(a.guess)
 	a.proven = proven
 	if proven && g.tooSoon(known) {
@@ -137,7 +137,7 @@ func (g *Gate) await(ctx context.Context, a attempt) error {
 	if a.proven {
 		return nil
 	}
-	return sleep(ctx, g.throttle.delay(a.remote.Addr(), fold(a.user)))
+	return sleep(ctx, g.throttle.delay(a.remote.Addr(), Fold(a.user)))
 }
 
 // refused remembers credentials that were not good, and makes the answer to
@@ -145,7 +145,7 @@ func (g *Gate) await(ctx context.Context, a attempt) error {
 func (g *Gate) refused(ctx context.Context, a attempt, began time.Time, err error) error {
 	if errors.Is(err, upstream.ErrAuth) {
 		g.proofs.forget(a.guess)
-		g.throttle.failed(a.remote.Addr(), fold(a.user), a.guess)
+		g.throttle.failed(a.remote.Addr(), Fold(a.user), a.guess)
 		sleep(ctx, refusalTime-time.Since(began))
 	}
 	return err
@@ -191,7 +191,7 @@ func (g *Gate) nobodys(ctx context.Context) error {
 // therefore be told the truth, and need not ask the upstream to learn that it is
 // too soon, or another session is there.
 func (g *Gate) open(ctx context.Context, a attempt, account Account) (_ pop3.Login, err error) {
-	g.throttle.succeeded(a.remote.Addr(), fold(a.user))
+	g.throttle.succeeded(a.remote.Addr(), Fold(a.user))
 	drop := account.maildrop()
 	if err := g.backedOff(drop, true); err != nil {
 		return pop3.Login{}, err
@@ -220,7 +220,7 @@ func (g *Gate) pass(ctx context.Context, a attempt, account Account) (_ pop3.Log
 	if h.Maildrop, err = g.ask(ctx, a, account, a.proven); err != nil {
 		return pop3.Login{}, err
 	}
-	g.throttle.succeeded(a.remote.Addr(), fold(a.user))
+	g.throttle.succeeded(a.remote.Addr(), Fold(a.user))
 	if err := g.hold(ctx, h); err != nil {
 		return pop3.Login{}, err
 	}
@@ -258,7 +258,7 @@ type maildrop struct {
 }
 
 func (a Account) maildrop() maildrop {
-	return maildrop{a.Upstream, a.Upstream + "\x00" + fold(a.Login)}
+	return maildrop{a.Upstream, a.Upstream + "\x00" + Fold(a.Login)}
 }
 
 // backedOff returns an error like the upstream's if that wants to be left alone.

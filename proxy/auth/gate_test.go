@@ -247,7 +247,7 @@ func TestBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := upstreamtest.NewMemory("ann", "right")
 		g := New(Options{Locker: state.Off(), Routes: []Route{{User: "*", Upstream: "one", Opener: opener(func(ctx context.Context, a upstream.Account) (upstream.Maildrop, error) {
-			a.User = fold(a.User) // as upstreams do
+			a.User = Fold(a.User) // as upstreams do
 			return m.Open(ctx, a)
 		})}}})
 		first, err := g.Authenticate(t.Context(), with("ann", "right"))

@@ -57,7 +57,7 @@ func (g *Gate) routedTo(user string) maildrop {
 
 // route returns the first route for a name, or nil.
 func (g *Gate) route(user string) *Route {
-	user = fold(user)
+	user = Fold(user)
 	for i := range g.routes {
 		if match(g.routes[i].User, user) {
 			return &g.routes[i]
@@ -67,12 +67,9 @@ func (g *Gate) route(user string) *Route {
 }
 
 // Fold is the one way to write a name: two that fold to the same are the same
-// user's. See fold.
-func Fold(name string) string { return fold(name) }
-
-// fold maps ASCII letters to lower case and leaves every other octet alone: more
-// folding would let a name that only looks like another stand for it.
-func fold(s string) string {
+// user's. It maps ASCII letters to lower case and leaves every other octet alone:
+// more folding would let a name that only looks like another stand for it.
+func Fold(s string) string {
 	b := []byte(s)
 	for i, c := range b {
 		if 'A' <= c && c <= 'Z' {

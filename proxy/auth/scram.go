@@ -123,7 +123,7 @@ func (x *exchange) scramFinal(ctx context.Context, message string, talks []*scra
 		if answer == "" {
 			return fmt.Errorf("no proof: %w", upstream.ErrAuth)
 		}
-		if other := talks[0].AuthzID(); other != "" && fold(other) != fold(x.user) {
+		if other := talks[0].AuthzID(); other != "" && Fold(other) != Fold(x.user) {
 			return fmt.Errorf("nobody may act for somebody else: %w", upstream.ErrAuth)
 		}
 		return nil
