@@ -33,7 +33,7 @@ type conn struct {
 	selected   string               // its name
 	born       time.Time            // when it was opened
 	proof      []byte               // of the password, see Stable; nil: not to be kept
-	heard      int                  // of guard.news, when the mailbox was listed; -1: then or now it is another one
+	heard      int                  // guard.news when the mailbox was selected, and when it was listed; -1: not the same
 	snapshot   *listing             // of the mailbox, if it is known to be as it was
 	identified bool                 // said who we are
 	flight     flight

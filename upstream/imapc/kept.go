@@ -45,6 +45,7 @@ func (d *maildrop) save() {
 // forget takes out of the listing that is to be kept what was removed. What was
 // only flagged is still there, but the next session will find that out.
 func (d *maildrop) forget(removed []upstream.Removal) {
+	d.current().heard = -1 // whatever the server tells of that
 	if len(removed) == 0 || d.u.o.Policy.Delete == upstream.DeleteFlag {
 		return
 	}

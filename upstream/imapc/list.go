@@ -103,7 +103,7 @@ func (c *conn) list(ctx context.Context) (*listing, error) {
 		return known, nil
 	}
 	l := c.listing
-	c.listing, c.heard = nil, -1
+	c.listing = nil
 	if l == nil {
 		if c.box.messages == 0 {
 			return c.empty(), nil // "1:*" would be an error to some servers
@@ -115,11 +115,13 @@ func (c *conn) list(ctx context.Context) (*listing, error) {
 	end := c.during(ctx, c.listed())
 	s, err := l.query.wait()
 	end()
+	if l.query.news != c.heard {
+		c.heard = -1 // what came or went meanwhile may be in the listing or not
+	}
 	switch {
 	case err != nil:
 		return nil, c.lost("list", err)
 	case c.box.messages == 0 && l.exists <= 0 && len(l.l.entries) == 0:
-		c.heard = l.query.news
 		return c.empty(), nil // whatever the server thinks of "1:*"
 	case l.kept != nil:
 		return c.completeKept(ctx, l, s)
@@ -127,14 +129,6 @@ func (c *conn) list(ctx context.Context) (*listing, error) {
 		return nil, refused("list", s, upstream.ErrUnavailable)
 	}
 	return c.whole(l)
-}
-
-// total is how many messages there were when the answer had come.
-func (c *conn) total(l *lister) int {
-	if l.exists >= 0 {
-		return l.exists
-	}
-	return c.box.messages - l.expunged
 }
 
 func (c *conn) empty() *listing {
@@ -150,9 +144,6 @@ func (c *conn) whole(l *lister) (*listing, error) {
 	if err := l.l.sort(); err != nil {
 		return nil, fmt.Errorf("list: %w: %w", err, upstream.ErrUnavailable)
 	}
-	if l.l.Len() == c.total(l) {
-		c.heard = l.query.news // else some have come or gone meanwhile
-	}
 	return l.l, nil
 }
 
@@ -167,7 +158,10 @@ func (c *conn) completeKept(ctx context.Context, l *lister, s status) (*listing,
 	if l.wrong || s.kind != "OK" || l.kept.uidValidity != c.box.uidValidity || c.box.notSticky || l.l.sort() != nil {
 		return c.list(ctx)
 	}
-	total := c.total(l)
+	total := c.box.messages - l.expunged
+	if l.exists >= 0 {
+		total = l.exists
+	}
 	kept := l.kept
 	kept.uidl = c.o.UIDL
 	kept.reused = true
@@ -184,7 +178,6 @@ func (c *conn) completeKept(ctx context.Context, l *lister, s status) (*listing,
 	for i := range l.l.Len() {
 		kept.copy(l.l, i)
 	}
-	c.heard = l.query.news
 	return kept, nil
 }
 

@@ -61,6 +61,9 @@ func (c *conn) selectAnd(ctx context.Context, name string, l *lister) (box mailb
 		return box, refused(doing, s, upstream.ErrUnavailable)
 	}
 	box.readOnly = s.code == "READ-ONLY"
+	if l != nil {
+		c.heard = selected.news
+	}
 	return box, nil
 }
 

@@ -69,7 +69,7 @@ type parked struct {
 
 // NewStable returns a Stable for so many connections; the oldest make room.
 func NewStable(limit int) *Stable {
-	s := &Stable{limit: limit, parked: make(map[place]*parked)}
+	s := &Stable{limit: max(limit, 1), parked: make(map[place]*parked)}
 	rand.Read(s.key[:])
 	return s
 }

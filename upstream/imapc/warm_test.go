@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -478,8 +479,23 @@ func TestChangeWhileListing(t *testing.T) {
 				if _, err := f.poll(u, ""); err != nil {
 					t.Fatal(err)
 				}
-				wantPoll(t, f, u, len(f.uids()), 1)
-				wantPoll(t, f, u, len(f.uids()), 1)
+				for range 2 {
+					d, err := u.Open(t.Context(), f.account())
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := d.List(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					var uids []uint32
+					for i, l := 0, d.(*maildrop).listing; i < l.Len(); i++ {
+						uids = append(uids, l.uid(i))
+					}
+					if want := f.uids(); !slices.Equal(uids, want) {
+						t.Errorf("UIDs %v, want %v", uids, want)
+					}
+					d.Close()
+				}
 				time.Sleep(time.Hour)
 			})
 		})
