@@ -322,7 +322,7 @@ func (t *trial) judgeUIDLs() {
 	for _, s := range inOrder {
 		for n, uidl := range s.UIDLs {
 			m := message{s.Account, s.Shown[n]}
-			if l, known := last[m]; known && l.uidl != uidl && t.lasts(m.id, l.in, s) {
+			if l, known := last[m]; known && l.uidl != uidl && t.lasts(m.id, l.uidl, l.in, s) {
 				t.fail("%s: message %d has the unique-id %s, was %s in %s", s.Name, m.id, uidl, l.uidl, l.in.Name)
 			}
 			owner, known := owners[s.Account+" "+uidl]
@@ -339,7 +339,7 @@ func (t *trial) judgeUIDLs() {
 // clients that remember the old one are to see it. It may change, too, if a
 // message was put back under another UID, or the mailbox was renumbered, and the
 // gateway knows no more of the message than its size.
-func (t *trial) lasts(id int, first, second Session) bool {
+func (t *trial) lasts(id int, uidl string, first, second Session) bool {
 	removed := slices.ContainsFunc(t.sessions, func(s Session) bool {
 		return s.Account == second.Account && s.Asked[id] && s.Quit != 0 && s.Quit < second.Listed
 	})
@@ -350,7 +350,7 @@ func (t *trial) lasts(id int, first, second Session) bool {
 	if removed && (missed || t.has(func(e Event) bool { return e.Kind == Left && e.Message == id }, second)) || putBack {
 		return false
 	}
-	return !t.has(func(e Event) bool { return e.Kind == Renumbered && !t.knows(id, e) }, second)
+	return !t.has(func(e Event) bool { return e.Kind == Renumbered && !t.knows(id, uidl, e) }, second)
 }
 
 // has tells whether there was such an event in the INBOX before a session saw it.
@@ -360,10 +360,11 @@ func (t *trial) has(such func(Event) bool, s Session) bool {
 	})
 }
 
-// knows tells whether the gateway has written down what a message is before an
-// event, so that it knows it by another name.
-func (t *trial) knows(id int, before Event) bool {
+// knows tells whether the gateway has written down before an event which message
+// it shows under a unique-id, so that it knows it by another name.
+func (t *trial) knows(id int, uidl string, before Event) bool {
 	return slices.ContainsFunc(t.sessions, func(s Session) bool {
-		return s.Account == before.Account && s.Noted && s.Got[id] && s.Ended < before.At
+		n := slices.Index(s.UIDLs, uidl)
+		return s.Account == before.Account && s.Noted && s.Got[id] && s.Ended < before.At && n >= 0 && s.Shown[n] == id
 	})
 }
