@@ -32,7 +32,10 @@ import (
 	"postern/proxy/state"
 	"postern/proxy/vault"
 	"postern/upstream"
+	"postern/upstream/oauth"
 	"postern/upstream/upstreamtest"
+	"postern/upstream/upstreamtest/dovecot"
+	"postern/upstream/upstreamtest/oidc"
 )
 
 // A saslClient is a program that logs in by a mechanism.
@@ -470,6 +473,55 @@ routes: [{user: "*", upstream: office, login: account}]
 	}
 	apop(strings.ReplaceAll(passwordIn(t, kept), " ", ""), "+OK maildrop has 2 messages")
 	apop(strings.ReplaceAll(passwordIn(t, added), " ", ""), "-ERR [AUTH]")
+}
+
+// TestClientsOwnTokens: a token that the client brings along is verified by a real
+// mail server, which asks a real authorization server; and is worth nothing once
+// it was revoked there.
+func TestClientsOwnTokens(t *testing.T) {
+	t.Parallel()
+	issuer := oidc.Start(t, oidc.Options{})
+	d := dovecot.Start(t, append(dovecot.Tokens(t, issuer.Introspection(), "oauthbearer xoauth2"), "auth_cache_size = 0")...)
+	const ann = "ann@example.org"
+	mailbox := d.AddUser(t, ann, "a password")
+	raw := []string{upstreamtest.Letter(1, 3000), upstreamtest.Letter(2, 900)}
+	deliver(t, mailbox, raw)
+	app := &oauth.Application{Name: "client", Issuer: issuer.Issuer, ClientID: oidc.ClientID, ClientSecret: upstream.NewSecret(oidc.ClientSecret),
+		BasicSecret: true, Scopes: []string{"openid", "offline_access"}, Parameters: map[string]string{"prompt": "consent"}}
+	request, err := app.Begin(t.Context(), ann, "http://127.0.0.1/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant, err := request.Finish(t.Context(), issuer.Consent(t, request.URL(), ann).Query())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := spawn(t, "serve", "-c", writeConfig(t, `
+log: {level: debug}
+listeners: [{address: "127.0.0.1:0", tls: implicit, certificate: %q, key: %q, mechanisms: [xoauth2, oauthbearer]}]
+upstreams: {there: {protocol: imap, address: %q, tls: off}}
+routes: [{user: "*", upstream: there}]
+`, d.CertFile, d.KeyFile, d.IMAP))
+	at := p.addresses(t)[0]
+	for _, c := range []client{
+		curlWith("AUTH=XOAUTH2", "--oauth2-bearer"),
+		curlWith("AUTH=OAUTHBEARER", "--sasl-ir", "--oauth2-bearer"),
+		mpopWith("xoauth2"),
+		mpopWith("oauthbearer"),
+	} {
+		r := run{address: at, transport: implicit, ca: d.CAFile, dir: t.TempDir(), user: ann, password: grant.AccessToken.Reveal(), messages: len(raw)}
+		c.mustDownload(t, r)
+		c.got(t, r.dir, raw)
+	}
+	issuer.Revoke(t, grant.AccessToken.Reveal())
+	c := curlWith("AUTH=XOAUTH2", "--oauth2-bearer")
+	r := run{address: at, transport: implicit, ca: d.CAFile, dir: t.TempDir(), user: ann, password: grant.AccessToken.Reveal(), messages: len(raw)}
+	if o := c.start(t, r); !c.refused(o) {
+		t.Errorf("with a revoked token: exit code %d\n%s", o.code, o.output)
+	}
+	if strings.Contains(p.output(), grant.AccessToken.Reveal()) {
+		t.Error("the log holds the token")
+	}
 }
 
 // TestCertificatesPage: who does what the page says has a certificate that logs in.
