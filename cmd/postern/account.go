@@ -283,7 +283,11 @@ func (p *program) tellAdded(c *config.Config, u config.Upstream, user string, wa
 		p.tellPassword(c, user, *want, text)
 	}
 	if u.OAuth.Set() && u.OAuth.Grant == config.ByConsent {
-		fmt.Fprintf(p.out, "\nIts mail can be read once somebody has consented: postern account connect %s\n", user)
+		how := "connect"
+		if c.Consent.PublicURL != "" {
+			how = "invite"
+		}
+		fmt.Fprintf(p.out, "\nIts mail can be read once its owner has consented: postern account %s %s\n", how, user)
 	}
 }
 

@@ -73,7 +73,7 @@ func (p *program) explain(path string, c *config.Config) error {
 		fmt.Fprintf(t, "  %s\t%s\n", l.Address, listenerText(l))
 	}
 	if c.Admin.Address != "" {
-		fmt.Fprintf(t, "  %s\tmetrics, health and status page\n", c.Admin.Address)
+		fmt.Fprintf(t, "  %s\t%s\n", c.Admin.Address, adminText(c.Consent))
 	}
 	fmt.Fprintf(t, "\nstate\n  %s\n", stateText(c.State))
 	fmt.Fprintln(t, "\nupstreams")
@@ -146,6 +146,18 @@ func countAccounts(ctx context.Context, store state.Store) (n int, err error) {
 			return n, err
 		}
 		n, after = n+len(page), page[len(page)-1].Name
+	}
+}
+
+func adminText(c config.Consent) string {
+	const always = "metrics, health and status page"
+	switch {
+	case c.PublicURL == "":
+		return always
+	case c.PasswordFile == "":
+		return always + "; consent, for browsers at " + c.PublicURL
+	default:
+		return always + "; consent, for browsers at " + c.PublicURL + ", and for you at /accounts"
 	}
 }
 
