@@ -13,7 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
+	"postern/proxy/accounts"
 	"postern/proxy/auth"
+	"postern/proxy/state"
 	"postern/upstream"
 	"postern/upstream/oauth"
 )
@@ -117,7 +119,14 @@ func (p *program) consenting(c *config.Config, user string) (place, error) {
 	case !at.up.OAuth.Set():
 		return at, fmt.Errorf("the upstream %s has no oauth in the configuration, so there is nothing to consent to", at.up.Name)
 	}
-	return at, nil
+	a, err := p.stateAccount(c, user)
+	if errors.Is(err, state.ErrNotFound) { // it stands in the configuration
+		return at, nil
+	}
+	if err == nil && a.Credential != accounts.OAuth {
+		err = fmt.Errorf("the account %s logs in upstream with a password: remove it, and add it without --upstream-password-file", user)
+	}
+	return at, err
 }
 
 // consent asks for it.

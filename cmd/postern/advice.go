@@ -163,7 +163,7 @@ func refusedToken(u config.Upstream, err error) bool {
 	return u.OAuth.Set() && errors.Is(err, upstream.ErrAuth)
 }
 
-// noToken is a failure before any server was asked.
-func noToken(_ config.Upstream, err error) bool {
-	return strings.Contains(err.Error(), "access token") && !errors.Is(err, context.Canceled)
+// noToken is a failure before any mail server was asked.
+func noToken(u config.Upstream, err error) bool {
+	return !errors.Is(err, context.Canceled) && says("access token", "token endpoint", "look up the endpoints")(u, err)
 }

@@ -50,6 +50,11 @@ func (p *program) check(path string, login login) error {
 	if err != nil {
 		return err
 	}
+	for _, u := range c.Upstreams {
+		if _, err := application(u); err != nil {
+			return configError{fmt.Errorf("upstreams.%s.oauth: %w", u.Name, err)}
+		}
+	}
 	if err := p.explain(path, c); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -74,14 +75,27 @@ func (d *Device) bound() error {
 }
 
 // Wait asks until the person has answered, or the code has expired, and returns
-// what was granted.
+// what was granted. A question that gets lost is asked again (RFC 8628 section
+// 3.5).
 func (d *Device) Wait(ctx context.Context) (Grant, error) {
+	for {
+		g, err := d.wait(ctx)
+		if !errors.Is(err, upstream.ErrUnavailable) || ctx.Err() != nil {
+			return g, err
+		}
+		if !time.Now().Before(d.Expires) {
+			return g, fmt.Errorf("nobody has typed the code in time: %w", upstream.ErrUnavailable)
+		}
+	}
+}
+
+func (d *Device) wait(ctx context.Context) (Grant, error) {
 	options, err := d.app.options(Endpoints{TokenURL: d.config.Endpoint.TokenURL})
 	if err != nil {
 		return Grant{}, err
 	}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, d.app.client())
-	token, err := checked(d.config.DeviceAccessToken(ctx, d.answer, options...))
+	token, err := checked(d.config.DeviceAccessToken(ctx, d.answer, options...)) // pauses first
 	if err == nil {
 		return d.app.granted(token)
 	}

@@ -12,7 +12,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"postern/upstream"
@@ -104,8 +106,7 @@ func (a *Application) metadata(ctx context.Context, from string) (m metadata, er
 }
 
 // acceptable tells whether what an issuer names may be told a secret: by https,
-// and nobody at an address inside this network but the issuer itself. Where a
-// name leads there, it is the certificate that has to be right.
+// and nobody at an address inside this network but the issuer itself.
 func acceptable(named string, issuer *url.URL) error {
 	if named == "" {
 		return nil
@@ -120,8 +121,8 @@ func acceptable(named string, issuer *url.URL) error {
 	if u.Scheme != "https" {
 		return fmt.Errorf("%w: it names %s, which is not https", upstream.ErrRejected, u.Redacted())
 	}
-	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && internal(ip) || u.Hostname() == "localhost" {
-		return fmt.Errorf("%w: it names %s, which is inside this network", upstream.ErrRejected, u.Redacted())
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && internal(ip) {
+		return fmt.Errorf("%w: it names %s, which is %w", upstream.ErrRejected, u.Redacted(), errInternal)
 	}
 	return nil
 }
@@ -133,15 +134,58 @@ func internal(ip netip.Addr) bool {
 	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified()
 }
 
-// guarded is how providers are reached.
-var guarded = &http.Transport{
-	Proxy:                  http.ProxyFromEnvironment,
-	DialContext:            (&net.Dialer{Timeout: callTime}).DialContext,
-	TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-	TLSHandshakeTimeout:    callTime,
-	ResponseHeaderTimeout:  callTime,
-	MaxResponseHeaderBytes: 64 << 10,
-	MaxIdleConnsPerHost:    4,
-	IdleConnTimeout:        time.Minute,
-	ForceAttemptHTTP2:      true,
+var errInternal = errors.New("inside this network")
+
+// dial connects to a provider. A host that only the issuer has named must not
+// turn out to be inside this network, whatever its name resolves to now.
+func (a *Application) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: callTime}
+	if host, _, err := net.SplitHostPort(address); err == nil && a.discovered(host) {
+		d.Control = outside
+	}
+	return d.DialContext(ctx, network, address)
+}
+
+// outside refuses to connect to addresses inside this network (net.Dialer).
+func outside(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil || internal(at.Addr()) {
+		return fmt.Errorf("%s: %w", address, errInternal)
+	}
+	return nil
+}
+
+// discovered tells whether nobody but the issuer has named a host.
+func (a *Application) discovered(host string) bool {
+	a.found.Lock()
+	found := a.endpoint
+	a.found.Unlock()
+	if found == nil || slices.Contains(hosts(a.Issuer, a.AuthURL, a.TokenURL, a.DeviceURL), host) {
+		return false
+	}
+	return slices.Contains(hosts(found.AuthURL, found.TokenURL, found.DeviceURL), host)
+}
+
+func hosts(addresses ...string) (all []string) {
+	for _, address := range addresses {
+		if u, err := url.Parse(address); err == nil && u.Host != "" {
+			all = append(all, u.Hostname())
+		}
+	}
+	return all
+}
+
+// transport is how providers are reached.
+func (a *Application) transport() http.RoundTripper {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            a.dial,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    callTime,
+		ResponseHeaderTimeout:  callTime,
+		MaxResponseHeaderBytes: 64 << 10,
+		MaxIdleConnsPerHost:    4,
+		IdleConnTimeout:        time.Minute,
+		ForceAttemptHTTP2:      true,
+	}
 }

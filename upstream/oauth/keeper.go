@@ -50,6 +50,7 @@ const (
 	margin    = 10 * time.Second // to its end, a token is as good as ended, likewise
 	lostPause = 10 * time.Minute // between two tries with a grant that was refused
 	badPause  = 5 * time.Second  // after a failure that may be over in a moment
+	fixPause  = time.Minute      // after one that takes a person to mend
 	newPause  = time.Minute      // a token so young is not replaced for being refused
 	renewTime = 30 * time.Second // for all that it takes to replace a token
 	maxHeld   = 10_000           // accounts whose tokens are in memory
@@ -187,6 +188,9 @@ func (s *source) renew(ctx context.Context, refused upstream.Secret) (upstream.S
 	}
 	err := s.ask(ctx, &h)
 	h.failed, h.until = err, time.Now().Add(badPause)
+	if errors.Is(err, upstream.ErrRejected) && !errors.Is(err, upstream.ErrConsent) { // which has a pause of its own
+		h.until = time.Now().Add(fixPause)
+	}
 	s.k.hold(s, h)
 	if err != nil {
 		return s.fallback(had, refused, err)

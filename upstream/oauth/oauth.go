@@ -73,10 +73,10 @@ type Application struct {
 	// Parameters are added to the authorization request.
 	Parameters map[string]string
 
-	// Transport is for tests; nil is what keeps to the limits.
+	// Transport is for tests; nil means one that keeps to limits.
 	Transport http.RoundTripper
 
-	found    sync.Mutex
+	found    sync.Mutex // guards what follows, and Transport
 	endpoint *Endpoints // with those that were looked up; nil: not yet
 	calls    chan struct{}
 }
@@ -90,10 +90,12 @@ const (
 // client returns an HTTP client for one request. It follows no redirect:
 // whoever is redirected to is not the one who is to be told a secret.
 func (a *Application) client() *http.Client {
-	transport := a.Transport
-	if transport == nil {
-		transport = guarded
+	a.found.Lock()
+	if a.Transport == nil {
+		a.Transport = a.transport()
 	}
+	transport := a.Transport
+	a.found.Unlock()
 	return &http.Client{
 		Transport:     transport,
 		Timeout:       callTime,

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// Whom postern account connect has nothing to ask, and why.
+func TestConnectRefuses(t *testing.T) {
+	t.Parallel()
+	path := writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+vault: {key_file: vault.key}
+upstreams:
+  plain: {protocol: imap, address: "127.0.0.1:1", tls: off}
+  own: {protocol: imap, address: "127.0.0.1:1", tls: off, oauth: {client_id: x, token_endpoint: "http://127.0.0.1:1/t", authorization_endpoint: "http://127.0.0.1:1/a"}}
+  app: {provider: microsoft365, oauth: {grant: client_credentials, tenant: contoso.com, client_id: x, client_secret_file: %[1]q}}
+accounts:
+  - {user: fixed, upstream: own, password_file: %[1]q}
+  - {user: shared, upstream: app, password_file: %[1]q}
+  - {user: plain, upstream: plain, password_file: %[1]q, upstream_password_file: %[1]q}
+routes:
+  - {user: "*@example.org", upstream: plain}
+`, secretIn(t, "a secret"))
+	if code, _, err := runHere("", "vault", "new-key", "-c", path); code != exitFine {
+		t.Fatal(err)
+	}
+	spawn(t, "serve", "-c", path).addresses(t)
+	if code, _, err := runHere("", "account", "add", "device", "--upstream", "own", "--upstream-password-file", secretIn(t, "up"), "-c", path); code != exitFine {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		args []string
+		want string
+		code int
+	}{
+		{[]string{"ann@example.org"}, "has no account: its route sends the client's own password", exitFailed},
+		{[]string{"nobody"}, "no route takes the user", exitFailed},
+		{[]string{"shared"}, "an administrator has, by grant: client_credentials", exitFailed},
+		{[]string{"plain"}, "has no oauth in the configuration", exitFailed},
+		{[]string{"device"}, "logs in upstream with a password", exitFailed},
+		{[]string{"fixed", "--device"}, "takes no device codes", exitFailed},
+		{[]string{"fixed", "--refresh-token-file", secretIn(t, "r-secret")}, "token endpoint could not be reached", exitFailed},
+		{[]string{"fixed", "--device", "--paste"}, "three ways to do one thing", exitUsage},
+		{nil, "USER is missing", exitUsage},
+	} {
+		code, out, err := runHere("", append(append([]string{"account", "connect"}, test.args...), "-c", path)...)
+		if code != test.code || !strings.Contains(err, test.want) || strings.Contains(out+err, "r-secret") {
+			t.Errorf("%q: exit code %d, %s%s\nwant %d and %q", test.args, code, out, err, test.code, test.want)
+		}
+	}
+}
+
+// What proves postern to a provider is looked at before anybody logs in.
+func TestCheckReadsWhatProvesPostern(t *testing.T) {
+	code, _, err := runHere("", "check", "-c", writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+vault: {key_env: KEY}
+upstreams: {w: {provider: gmail, oauth: {grant: service_account, service_account_file: %q}}}
+routes: [{user: "*", upstream: w, login: account}]
+`, secretIn(t, `{"type": "authorized_user"}`)))
+	if code != exitUsage || !strings.Contains(err, "upstreams.w.oauth: ") || !strings.Contains(err, "not the key of a service account") {
+		t.Errorf("exit code %d: %s", code, err)
+	}
+}
