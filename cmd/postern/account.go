@@ -68,7 +68,13 @@ func (p *program) wanted(w passwordWish, user string) (accounts.Wanted, error) {
 		return want, nil
 	}
 	var err error
-	want.Chosen, err = p.password(login{user: user + ", for its clients", passwordFile: w.file})
+	if want.Chosen, err = p.password(login{user: user + ", for its clients", passwordFile: w.file}); err != nil || w.file != "" {
+		return want, err
+	}
+	again, err := p.password(login{user: user + ", once more"})
+	if err == nil && again != want.Chosen {
+		err = errors.New("these were two different passwords")
+	}
 	return want, err
 }
 

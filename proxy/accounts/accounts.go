@@ -148,14 +148,11 @@ func (b *Book) find(ctx context.Context, name string) (*entry, error) {
 		return e, nil
 	}
 	a, err := b.Store.Account(ctx, name)
+	kept, passwordsErr := b.Store.ClientPasswords(ctx, name) // of nobody too: that takes as long
 	if errors.Is(err, state.ErrNotFound) {
 		return nil, auth.ErrUnknown
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", upstream.ErrUnavailable, err)
-	}
-	kept, err := b.Store.ClientPasswords(ctx, name)
-	if err != nil {
+	if err := errors.Join(err, passwordsErr); err != nil {
 		return nil, fmt.Errorf("%w: %w", upstream.ErrUnavailable, err)
 	}
 	e := &entry{Account: a}

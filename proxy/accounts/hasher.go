@@ -22,7 +22,8 @@ import (
 // password that was good is known again for a while.
 type hasher struct {
 	turns  *semaphore.Weighted
-	inside atomic.Int32 // at work or waiting
+	room   int32        // for those at work and those who wait
+	inside atomic.Int32 // of them now
 
 	key [32]byte // lives as long as the process
 
@@ -47,7 +48,7 @@ const (
 )
 
 func newHasher() *hasher {
-	h := &hasher{turns: semaphore.NewWeighted(int64(atOnce)), known: make(map[[sha256.Size]byte]time.Time)}
+	h := &hasher{turns: semaphore.NewWeighted(int64(atOnce)), room: int32(atOnce + maxWaiting), known: make(map[[sha256.Size]byte]time.Time)}
 	rand.Read(h.key[:])
 	return h
 }
@@ -82,7 +83,7 @@ func (h *hasher) waste(ctx context.Context) error {
 
 // enter waits for a turn, if not too many do.
 func (h *hasher) enter(ctx context.Context) (leave func(), err error) {
-	if h.inside.Add(1) > int32(atOnce+maxWaiting) {
+	if h.inside.Add(1) > h.room {
 		h.inside.Add(-1)
 		return nil, fmt.Errorf("%w: too many passwords are being checked", upstream.ErrUnavailable)
 	}
