@@ -36,7 +36,7 @@ func checkOwner(dir string) error {
 		return nil
 	}
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 {
-		return fmt.Errorf("the state in %s belongs to user %d, and what root writes there would be out of its reach: run this as that user, such as sudo -u '#%[2]d' postern ...", dir, s.Uid)
+		return fmt.Errorf("the state in %s belongs to user %d, and what root writes there would be out of its reach: run this as that user, with sudo -u '#%[2]d'", dir, s.Uid)
 	}
 	return nil
 }
