@@ -166,7 +166,7 @@ func (u *Upstream) open(ctx context.Context, account upstream.Account) (*maildro
 // not waited for twice.
 func (u *Upstream) reopen(ctx context.Context, account upstream.Account, p proof) (*maildrop, error) {
 	k, ok := u.memory.find(p.key)
-	if !ok {
+	if !ok || p.borne && !k.are(account.User) {
 		return nil, nil
 	}
 	d := newMaildrop(u, newWire(u, p, k.url), account)
@@ -192,6 +192,10 @@ func (u *Upstream) login(ctx context.Context, account upstream.Account, p proof)
 	d, err := u.authenticate(ctx, account, p)
 	if err != nil {
 		return nil, loginError(err)
+	}
+	if p.borne && !d.session.are(account.User) {
+		d.Close()
+		return nil, fmt.Errorf("%w: the token is that of %.100q, not of %.100q", upstream.ErrAuth, d.session.user, account.User)
 	}
 	if err := d.enter(ctx, ""); err != nil {
 		d.Close()

@@ -172,6 +172,35 @@ func TestBearer(t *testing.T) {
 	}
 }
 
+// A token opens the mailbox of its owner, whatever name the client gives. Under
+// another's name it opens nothing: the lock, the unique-ids and the removals that
+// were cut off of that name are somebody else's.
+func TestTokenOfSomebodyElse(t *testing.T) {
+	s := jmapserver.New("ann", "a-token")
+	s.Session = func(session map[string]any) { session["username"] = "ann@example.org" }
+	u := newUpstream(t, Options{URL: serve(t, s), Scheme: Bearer})
+	token := upstream.NewSecret("a-token")
+	for range 2 { // the second time from memory
+		for _, a := range []upstream.Account{{User: "bob@example.org", Password: token}, {User: "bob@example.org", Tokens: upstream.GivenToken{Secret: token}}, {User: "ann", Password: token}} {
+			if _, err := u.Open(t.Context(), a); !errors.Is(err, upstream.ErrAuth) || strings.Contains(err.Error(), "a-token") {
+				t.Errorf("%s: %v, want ErrAuth without the token", a.User, err)
+			}
+			if _, err := u.Describe(t.Context(), a); !errors.Is(err, upstream.ErrAuth) {
+				t.Errorf("describe %s: %v, want ErrAuth", a.User, err)
+			}
+		}
+		open(t, u, upstream.Account{User: "Ann@example.org", Password: token})
+	}
+}
+
+// A server without domains calls its users by what is before the @.
+func TestTokenWithoutDomain(t *testing.T) {
+	s := jmapserver.New("ann", "a-token")
+	s.Session = func(session map[string]any) { session["username"] = "ann" }
+	u := newUpstream(t, Options{URL: serve(t, s), Scheme: Bearer})
+	open(t, u, upstream.Account{User: "ann@example.org", Password: upstream.NewSecret("a-token")})
+}
+
 // A stranger is a server that must not be told anything.
 type stranger struct {
 	t testing.TB

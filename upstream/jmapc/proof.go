@@ -15,6 +15,7 @@ import (
 type proof struct {
 	password string               // the value of Authorization, or
 	tokens   upstream.TokenSource // where it comes from
+	borne    bool                 // a token, which alone says whose it is
 	key      string               // stands for either
 }
 
@@ -22,14 +23,14 @@ type proof struct {
 // or by tokens, which are always borne.
 func (s Scheme) proof(a upstream.Account) (p proof, err error) {
 	if a.Tokens != nil {
-		p.tokens = a.Tokens
+		p.tokens, p.borne = a.Tokens, true
 		if key := a.Tokens.Key().Reveal(); key != "" {
 			p.key = "tokens " + a.User + " " + key
 		}
 		return p, nil
 	}
 	p.password, err = s.header(a)
-	p.key = p.password
+	p.key, p.borne = p.password, s == Bearer
 	return p, err
 }
 

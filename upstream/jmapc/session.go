@@ -30,6 +30,7 @@ type session struct {
 // The facts are what the session object says, without any secret.
 type facts struct {
 	url          *url.URL // where it was, after redirects
+	user         string   // whose credentials these are, where the server says
 	state        string
 	account      jmap.ID
 	readOnly     bool
@@ -48,6 +49,7 @@ type object struct {
 	APIURL          string                       `json:"apiUrl"`
 	DownloadURL     string                       `json:"downloadUrl"`
 	State           string                       `json:"state"`
+	Username        string                       `json:"username"`
 	Accounts        map[jmap.ID]struct {
 		IsReadOnly   bool                         `json:"isReadOnly"`
 		Capabilities map[jmap.URI]json.RawMessage `json:"accountCapabilities"`
@@ -85,6 +87,7 @@ func (o *object) facts(at *url.URL) (facts, error) {
 	}
 	return facts{
 		url:          at,
+		user:         o.Username,
 		state:        o.State,
 		account:      id,
 		readOnly:     o.Accounts[id].IsReadOnly,
@@ -94,6 +97,13 @@ func (o *object) facts(at *url.URL) (facts, error) {
 		download:     resolve(at, o.DownloadURL),
 		capabilities: o.Capabilities,
 	}, nil
+}
+
+// are tells whether the credentials are those of a user. Some servers leave the
+// domain out of a name.
+func (f facts) are(user string) bool {
+	local, _, _ := strings.Cut(user, "@")
+	return f.user == "" || strings.EqualFold(f.user, user) || strings.EqualFold(f.user, local)
 }
 
 // newSession makes clients that tell the credentials to those whom the facts
