@@ -28,6 +28,7 @@ type conn struct {
 	before     imap.CapSet          // capabilities before login
 	presumed   string               // those of an earlier connection, in place of them; empty if they were told
 	caps       imap.CapSet          // and after it
+	told       bool                 // the server told those, so that the library has nothing to ask
 	box        mailbox              // the selected one
 	listing    *lister              // of it, asked for already; nil if not
 	selected   string               // its name

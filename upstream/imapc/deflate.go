@@ -16,9 +16,9 @@ const capDeflate = imap.Cap("COMPRESS=DEFLATE")
 
 // compress has the server compress what it sends from now on, where it offers
 // that and it is asked for (RFC 4978). It costs a round trip, as nothing may be
-// sent behind the command.
+// sent behind the command; so it is not done where the library may yet do that.
 func (c *conn) compress(ctx context.Context) error {
-	if !c.o.Compress || !c.caps.Has(capDeflate) {
+	if !c.o.Compress || !c.told || !c.caps.Has(capDeflate) {
 		return nil
 	}
 	defer c.during(ctx, c.answered())()

@@ -66,6 +66,7 @@ func onCompressed(t *testing.T, test func(t *testing.T, f *fake, sent *atomic.In
 	bubble(t, func(t *testing.T, f *fake) {
 		var sent atomic.Int64
 		f.caps += " COMPRESS=DEFLATE"
+		f.code = "[CAPABILITY " + f.caps + "] "
 		f.options.Compress = true
 		f.fault = onCommand("COMPRESS", func(c *fakeConn) bool { c.squeeze(&sent); return true })
 		test(t, f, &sent)
@@ -101,17 +102,21 @@ func TestCompressed(t *testing.T) {
 func TestCompressIsNotForced(t *testing.T) {
 	for name, c := range map[string]struct {
 		caps, answer string
-		off          bool
+		off, untold  bool
 		sent         int
 	}{
 		"not offered":       {caps: "IMAP4rev1 UIDPLUS"},
 		"not asked for":     {caps: "IMAP4rev1 UIDPLUS COMPRESS=DEFLATE", off: true},
+		"not told":          {caps: "IMAP4rev1 UIDPLUS COMPRESS=DEFLATE", untold: true},
 		"refused":           {caps: "IMAP4rev1 UIDPLUS COMPRESS=DEFLATE", answer: "NO [COMPRESSIONACTIVE] TLS does", sent: 1},
 		"unknown after all": {caps: "IMAP4rev1 UIDPLUS COMPRESS=DEFLATE", answer: "BAD what?", sent: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fake) {
 				f.caps, f.options.Compress = c.caps, !c.off
+				if !c.untold {
+					f.code = "[CAPABILITY " + c.caps + "] "
+				}
 				f.fault = onCommand("COMPRESS", func(conn *fakeConn) bool { conn.say("%s %s", conn.tag, c.answer); return true })
 				d := f.list()
 				if got, err := fetchAll(t, d, 2); got != f.messages[2].raw || err != nil {

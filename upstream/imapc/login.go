@@ -166,25 +166,25 @@ func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
 }
 
-// relearn waits for the capabilities after login, which the library asks for
-// unless the server has told them. Nothing of the library's is left to be sent
-// after that.
+// relearn asks for the capabilities after login, unless the server told them.
+// The library would ask too, but at a time of its own.
 func (c *conn) relearn(doing string) error {
 	if _, code := c.g.said(); code == "CAPABILITY" {
-		c.caps = c.lib.Caps()
+		c.caps, c.told = c.lib.Caps(), true
 		return nil
 	}
 	defer c.roundTrip()()
-	if c.caps = c.lib.Caps(); c.caps != nil {
-		return nil
+	caps, err := c.lib.Capability().Wait()
+	if err != nil {
+		var refusal *imap.Error
+		if errors.As(err, &refusal) {
+			return refused(doing, statusOf(refusal), upstream.ErrUnavailable)
+		}
+		return c.lost(doing, err)
 	}
-	if words, _ := c.g.said(); c.g.broken() == nil {
-		return refused(doing, words, upstream.ErrUnavailable)
-	}
-	return c.lost(doing, errNoCapabilities)
+	c.caps = caps
+	return nil
 }
-
-var errNoCapabilities = errors.New("no capabilities")
 
 // netEase hosts refuse SELECT ("Unsafe Login") to a client that has not sent
 // ID between login and SELECT, and not all of them advertise ID. Seen 2024.
