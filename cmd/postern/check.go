@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -106,6 +107,10 @@ func loginText(r config.Route) string {
 // explainAccounts prints what there is besides routes, and tries the keys.
 func (p *program) explainAccounts(c *config.Config) error {
 	store, err := openReadable(c.State)
+	if errors.Is(err, state.ErrOlder) { // which is no fault of the configuration
+		fmt.Fprintln(p.out, "\nThe state is of an earlier version: keys and accounts are looked at once the server has brought it up to date.")
+		return nil
+	}
 	if err != nil {
 		return err
 	}

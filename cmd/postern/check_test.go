@@ -1,6 +1,7 @@
 package main
 
 import (
+	"compress/gzip"
 	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
@@ -175,5 +176,36 @@ func TestPinHoldsWhenASessionIsResumed(t *testing.T) {
 	state.PeerCertificates = append(state.PeerCertificates, server.Certificates[0].Leaf)
 	if err := verify(state); err != nil {
 		t.Errorf("the pinned certificate: %v", err)
+	}
+}
+
+// A check before the first start of a new version finds nothing wrong with the
+// state of the old one.
+func TestCheckWithTheStateOfAnEarlierVersion(t *testing.T) {
+	path := writeConfig(t, `
+listeners: [{address: "127.0.0.1:0"}]
+upstreams: {office: {protocol: imap, address: "imap.example.org:993"}}
+routes: [{user: "*", upstream: office}]
+`)
+	f, err := os.Open("../../proxy/state/testdata/v1.db.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	unpacked, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := io.ReadAll(unpacked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := stateOf(t, path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "state.db"), content)
+	if said := command(t, "check", "-c", path); !strings.Contains(said, "of an earlier version") {
+		t.Errorf("check says\n%s\nwant it to tell of the state", said)
 	}
 }

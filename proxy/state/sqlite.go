@@ -163,7 +163,7 @@ func (s *store) startReadOnly(ctx context.Context, durable string) (err error) {
 	case version > len(schema):
 		return newer(version)
 	case version < len(schema):
-		return fmt.Errorf("schema version %d, this is for %d: start the server once to bring it up to date", version, len(schema))
+		return fmt.Errorf("%w: schema version %d, this is for %d: start the server once to bring it up to date", ErrOlder, version, len(schema))
 	}
 	return s.prepare(ctx)
 }

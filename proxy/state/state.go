@@ -87,6 +87,10 @@ var (
 	// ErrNewer: the state was written by a later version of postern.
 	ErrNewer = errors.New("state belongs to a later version of postern")
 
+	// ErrOlder: the state was written by an earlier version of postern, and was
+	// opened for reading only.
+	ErrOlder = errors.New("state belongs to an earlier version of postern")
+
 	// ErrReadOnly: the store was opened for reading.
 	ErrReadOnly = errors.New("state is open for reading only")
 

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("STATE_TEST_WRITE_INTENTS"); dir != "" {
 		writeIntents(dir)
 	}
+	if dir := os.Getenv("STATE_TEST_RENEW_SECRETS"); dir != "" {
+		renewSecrets(dir)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -209,6 +212,9 @@ func TestVersion1Opens(t *testing.T) {
 
 func opensVersion1(t *testing.T, dir string) {
 	t.Helper()
+	if _, err := Open(t.Context(), Options{Dir: dir, ReadOnly: true}); !errors.Is(err, ErrOlder) {
+		t.Errorf("for reading: %v, want ErrOlder", err)
+	}
 	s := opened(t, Options{Dir: dir})
 	if got := sessions(t, s); len(got) != 1 || got[0] != "s-pending" {
 		t.Errorf("pending of %q, want s-pending", got)
@@ -662,6 +668,93 @@ func verify(t *testing.T, dir string, begun, ended map[int64]bool) {
 	}
 	if got, want := len(removed), len(ended)+struck; got != want {
 		t.Errorf("%d removals for %d ended intents: one was lost", got, want)
+	}
+}
+
+// renewSecrets is what the killed children of the next test do: each renews the
+// one secret as soon as it can.
+func renewSecrets(dir string) {
+	s, err := Open(context.Background(), Options{Dir: dir})
+	for err == nil {
+		var found Secret
+		name := SecretName{"bob", "grant"}
+		if found, err = s.Secret(context.Background(), name); err != nil {
+			break
+		}
+		next := found.Current.Version + 1
+		err = s.SaveSecret(context.Background(), Sealed{Name: name, Version: next, Key: "k", Data: fmt.Append(nil, next)})
+		switch {
+		case err == nil:
+			fmt.Println("saved", next)
+		case errors.Is(err, ErrConflict):
+			err = nil
+		}
+	}
+	fmt.Println(err)
+	os.Exit(1)
+}
+
+// Of several processes that renew a secret, one writes each generation, and what
+// it was told to be written is there after a SIGKILL.
+func TestFaultH3KilledRenewals(t *testing.T) {
+	dir := t.TempDir()
+	saved := map[string]int{}
+	last := 0
+	for range 3 {
+		var children []*exec.Cmd
+		var outputs []*bufio.Scanner
+		for range 3 {
+			child := exec.Command(os.Args[0], "-test.run=^$")
+			child.Env = append(os.Environ(), "STATE_TEST_RENEW_SECRETS="+dir)
+			out, err := child.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := child.Start(); err != nil {
+				t.Fatal(err)
+			}
+			children, outputs = append(children, child), append(outputs, bufio.NewScanner(out))
+		}
+		read := func(line string) {
+			number, ok := strings.CutPrefix(line, "saved ")
+			version, err := strconv.Atoi(number)
+			if !ok || err != nil {
+				t.Fatalf("a child says: %s", line)
+			}
+			saved[number]++
+			last = max(last, version)
+		}
+		for _, lines := range outputs {
+			for range 10 {
+				if !lines.Scan() {
+					t.Fatalf("a child ended by itself: %v", lines.Err())
+				}
+				read(lines.Text())
+			}
+		}
+		for _, child := range children {
+			child.Process.Kill()
+		}
+		for _, lines := range outputs {
+			for lines.Scan() {
+				if strings.HasPrefix(lines.Text(), "saved ") {
+					read(lines.Text())
+				}
+			}
+		}
+		for _, child := range children {
+			child.Wait()
+		}
+	}
+	for version, times := range saved {
+		if times != 1 {
+			t.Errorf("version %s was written %d times", version, times)
+		}
+	}
+	got, err := opened(t, Options{Dir: dir}).Secret(t.Context(), SecretName{"bob", "grant"})
+	// A child may have been killed between its last write and telling of it.
+	if err != nil || got.Current.Version < int64(last) || string(got.Current.Data) != fmt.Sprint(got.Current.Version) || got.Former.Version != got.Current.Version-1 {
+		t.Errorf("secret %+v, %v; want at least version %d, and the one before it", got, err, last)
 	}
 }
 
