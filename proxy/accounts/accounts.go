@@ -165,6 +165,9 @@ func (b *Book) find(ctx context.Context, name string) (*entry, error) {
 // Check implements auth.Accounts.
 func (b *Book) Check(ctx context.Context, c pop3.Credentials) (auth.Account, error) {
 	e, err := b.find(ctx, c.User)
+	if errors.Is(err, auth.ErrUnknown) && b.keys.made(c.Password.Reveal()) {
+		return auth.Account{}, b.strayed(ctx)
+	}
 	if err != nil {
 		return auth.Account{}, err
 	}
@@ -178,6 +181,16 @@ func (b *Book) Check(ctx context.Context, c pop3.Credentials) (auth.Account, err
 	}
 	b.Checked(p.Kind)
 	return b.account(ctx, e, p.Label)
+}
+
+// strayed is the error for a generated password under a name that nobody has: of
+// an account that was removed, or with a slip in its name. No route is to hand it
+// to an upstream.
+func (b *Book) strayed(ctx context.Context) error {
+	if err := b.hasher.waste(ctx); err != nil {
+		return err
+	}
+	return fmt.Errorf("a generated password, but no account has this name: %w", upstream.ErrAuth)
 }
 
 // Waste implements auth.Accounts.

@@ -5,6 +5,7 @@ import (
 	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"strings"
 
 	"postern/upstream"
@@ -21,26 +22,44 @@ const (
 const alphabet = "abcdefghjkmnpqrstuvwxyz23456789"
 
 const (
-	// generatedLength makes 138 bits of 31 letters, and fits into the 31 or 32
-	// characters that some devices have for a password.
-	generatedLength = 28
+	// randomLength makes 128 bits of 31 letters, and with what shows whose it is
+	// fits into the 31 or 32 characters that some devices have for a password.
+	randomLength    = 26
+	generatedLength = randomLength + 2
 	groupLength     = 4
 )
 
 // generate makes a password.
-func generate() upstream.Secret {
-	text := make([]byte, 0, generatedLength)
+func (k keys) generate() upstream.Secret {
+	text := make([]byte, 0, randomLength)
 	var random [64]byte
-	for len(text) < generatedLength {
+	for len(text) < randomLength {
 		rand.Read(random[:])
 		for _, b := range random {
 			// What is left of a whole number of alphabets would favour its beginning.
-			if int(b) < 256/len(alphabet)*len(alphabet) && len(text) < generatedLength {
+			if int(b) < 256/len(alphabet)*len(alphabet) && len(text) < randomLength {
 				text = append(text, alphabet[int(b)%len(alphabet)])
 			}
 		}
 	}
-	return upstream.NewSecret(string(text))
+	return upstream.NewSecret(string(text) + k.hallmark(string(text)))
+}
+
+// hallmark is the two letters that a generated password ends with. They show that
+// it was made here, whoever's it is or was.
+func (k keys) hallmark(text string) string {
+	h := hmac.New(sha256.New, k.seed)
+	h.Write([]byte("hallmark\x00" + text))
+	n := binary.BigEndian.Uint32(h.Sum(nil)) % uint32(len(alphabet)*len(alphabet))
+	return string([]byte{alphabet[n/uint32(len(alphabet))], alphabet[n%uint32(len(alphabet))]})
+}
+
+// made tells whether a password was generated here: by its form, so that of those
+// from elsewhere that look like it one in a thousand is taken for one, too.
+func (k keys) made(password string) bool {
+	text := typed(password)
+	return len(text) == generatedLength && strings.Trim(text, alphabet) == "" &&
+		hmac.Equal([]byte(k.hallmark(text[:randomLength])), []byte(text[randomLength:]))
 }
 
 // Groups is a generated password as a person copies it: in groups. Spaces and
@@ -60,7 +79,7 @@ func typed(password string) string {
 }
 
 // verifier is what the state keeps of a generated password: a MAC under a key
-// of the state's own. Nobody can search for 138 bits, however fast it is.
+// of the state's own. Nobody can search for 128 bits, however fast it is.
 func (k keys) verifier(account, password string) []byte {
 	h := hmac.New(sha256.New, k.seed)
 	h.Write([]byte("client password\x00" + account + "\x00"))

@@ -148,7 +148,7 @@ func (r *Registrar) make(account string, w Wanted) (made, error) {
 	if w.Chosen != (upstream.Secret{}) {
 		return m, m.choose(w)
 	}
-	m.Kind, m.text = Generated, generate()
+	m.Kind, m.text = Generated, r.keys.generate()
 	m.Verifier = r.keys.verifier(account, m.text.Reveal())
 	m.StoredKey, m.ServerKey = r.keys.scram(account, m.text.Reveal())
 	if w.KeepText {
