@@ -314,7 +314,7 @@ accounts: [{user: bob, upstream: gmail, password_file: %q}]
 		t.Fatal(err)
 	}
 	defer store.Close()
-	if err := errors.Join(store.SaveSecret(t.Context(), state.Sealed{Name: grantOf("ann@gmail.com"), Version: 1}), store.LoseConsent(t.Context(), "bob")); err != nil {
+	if err := errors.Join(store.SaveSecret(t.Context(), 0, state.Sealed{Name: grantOf("ann@gmail.com"), Version: 1}), store.LoseConsent(t.Context(), "bob")); err != nil {
 		t.Fatal(err)
 	}
 	table(`(?m)^bob .* oauth +consent lost 20`, `(?m)^ann@gmail.com .* oauth +fine `)

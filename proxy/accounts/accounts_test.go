@@ -327,7 +327,7 @@ func TestUpstreamCredential(t *testing.T) {
 	}
 	s.wantOut(t, "without one", with("ann", text.Reveal()), upstream.ErrRejected)
 	damaged := state.Sealed{Name: UpstreamPassword("ann"), Version: 1, Key: "x", Data: []byte("x")}
-	if err := s.store.SaveSecret(t.Context(), damaged); err != nil {
+	if err := s.store.SaveSecret(t.Context(), 0, damaged); err != nil {
 		t.Fatal(err)
 	}
 	s.wantOut(t, "under a lost key", with("ann", text.Reveal()), upstream.ErrRejected)

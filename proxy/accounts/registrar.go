@@ -72,7 +72,7 @@ func (r *Registrar) Add(ctx context.Context, n NewAccount, w *Wanted) (text upst
 	var passwords []state.ClientPassword
 	var secrets []state.Sealed
 	if n.Credential == Password {
-		sealed, err := r.vault.Seal(UpstreamPassword(a.Name), 1, n.Secret)
+		sealed, err := r.vault.Seal(UpstreamPassword(a.Name), n.Secret)
 		if err != nil {
 			return text, err
 		}
@@ -152,7 +152,7 @@ func (r *Registrar) make(account string, w Wanted) (made, error) {
 	m.Verifier = r.keys.verifier(account, m.text.Reveal())
 	m.StoredKey, m.ServerKey = r.keys.scram(account, m.text.Reveal())
 	if w.KeepText {
-		sealed, err := r.vault.Seal(state.ClearPassword(account, w.Label), 1, m.text)
+		sealed, err := r.vault.Seal(state.ClearPassword(account, w.Label), m.text)
 		if err != nil {
 			return m, err
 		}

@@ -174,7 +174,7 @@ func (s *store) AddAccount(ctx context.Context, a Account, passwords []ClientPas
 				return err
 			}
 		}
-		return saveSecrets(ctx, tx, secrets)
+		return insertSecrets(ctx, tx, secrets)
 	})
 	if err != nil {
 		return fmt.Errorf("add an account: %w", err)
@@ -283,7 +283,7 @@ func (s *store) AddClientPassword(ctx context.Context, p ClientPassword, secrets
 		if err := s.insertPassword(ctx, tx, p); err != nil {
 			return err
 		}
-		return saveSecrets(ctx, tx, secrets)
+		return insertSecrets(ctx, tx, secrets)
 	})
 	if err != nil {
 		return fmt.Errorf("add a client password: %w", err)

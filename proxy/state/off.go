@@ -126,7 +126,7 @@ func (none) RemoveClientPassword(context.Context, string, string) error         
 func (none) NoteUse(context.Context, []Use) error                                  { return nil }
 
 func (none) Secret(context.Context, SecretName) (Secret, error) { return Secret{}, nil }
-func (none) SaveSecret(context.Context, Sealed) error           { return ErrOff }
+func (none) SaveSecret(context.Context, int64, Sealed) error    { return ErrOff }
 func (none) Reseal(context.Context, Secret, Secret) error       { return ErrOff }
 func (none) RemoveSecret(context.Context, SecretName) error     { return nil }
 func (none) SealedOtherwise(context.Context, string, SecretName, int) ([]Secret, error) {

@@ -14,9 +14,9 @@ type Secrets interface {
 	Secret(ctx context.Context, name SecretName) (Secret, error)
 
 	// SaveSecret makes s the current generation of its secret, and the one
-	// before it the former. ErrConflict says that s.Version does not follow the
-	// version that is there, or is not 1 where there is none.
-	SaveSecret(ctx context.Context, s Sealed) error
+	// before it the former. after is the version that s.Version, which must be
+	// higher, follows; 0 if there was none. ErrConflict says that it does not.
+	SaveSecret(ctx context.Context, after int64, s Sealed) error
 
 	// Reseal replaces a secret by the same generations of it under another
 	// key. ErrConflict says that it is not what it was any more.
@@ -41,7 +41,7 @@ type SecretName struct{ Account, Purpose string }
 // Sealed is one generation of a secret.
 type Sealed struct {
 	Name    SecretName
-	Version int64 // 1 is the first; 0: there is no such generation
+	Version int64 // rises; 0: there is no such generation
 	Key     string
 	Data    []byte
 }
@@ -77,22 +77,30 @@ func scanSecret(row interface{ Scan(...any) error }) (Secret, error) {
 }
 
 // SaveSecret implements Secrets.
-func (s *store) SaveSecret(ctx context.Context, sealed Sealed) error {
-	err := s.update(ctx, func(tx *sql.Tx) error { return saveSecrets(ctx, tx, []Sealed{sealed}) })
+func (s *store) SaveSecret(ctx context.Context, after int64, sealed Sealed) error {
+	if sealed.Version <= after {
+		return fmt.Errorf("write a secret: version %d cannot follow %d", sealed.Version, after)
+	}
+	err := s.update(ctx, func(tx *sql.Tx) error {
+		if after == 0 {
+			return insertSecrets(ctx, tx, []Sealed{sealed})
+		}
+		return oneRow(tx.ExecContext(ctx, `UPDATE secret SET former_version = version, former_key = key, former_sealed = sealed,
+				version = ?, key = ?, sealed = ?
+			WHERE account = ? AND purpose = ? AND version = ?`,
+			sealed.Version, sealed.Key, notNull(sealed.Data), sealed.Name.Account, sealed.Name.Purpose, after))(ErrConflict)
+	})
 	if err != nil {
 		return fmt.Errorf("write a secret: %w", err)
 	}
 	return nil
 }
 
-func saveSecrets(ctx context.Context, tx *sql.Tx, all []Sealed) error {
+// insertSecrets adds secrets of which there is no generation yet.
+func insertSecrets(ctx context.Context, tx *sql.Tx, all []Sealed) error {
 	for _, s := range all {
-		query := `UPDATE secret SET former_version = version, former_key = key, former_sealed = sealed, version = ?, key = ?, sealed = ?
-			WHERE account = ? AND purpose = ? AND version + 1 = ?1`
-		if s.Version == 1 {
-			query = `INSERT INTO secret (version, key, sealed, account, purpose) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
-		}
-		err := oneRow(tx.ExecContext(ctx, query, s.Version, s.Key, notNull(s.Data), s.Name.Account, s.Name.Purpose))(ErrConflict)
+		err := oneRow(tx.ExecContext(ctx, `INSERT INTO secret (account, purpose, version, key, sealed) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			s.Name.Account, s.Name.Purpose, s.Version, s.Key, notNull(s.Data)))(ErrConflict)
 		if err != nil {
 			return err
 		}

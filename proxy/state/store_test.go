@@ -682,7 +682,7 @@ func renewSecrets(dir string) {
 			break
 		}
 		next := found.Current.Version + 1
-		err = s.SaveSecret(context.Background(), Sealed{Name: name, Version: next, Key: "k", Data: fmt.Append(nil, next)})
+		err = s.SaveSecret(context.Background(), found.Current.Version, Sealed{Name: name, Version: next, Key: "k", Data: fmt.Append(nil, next)})
 		switch {
 		case err == nil:
 			fmt.Println("saved", next)

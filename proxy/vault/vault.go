@@ -118,19 +118,28 @@ func (v *Vault) Get(ctx context.Context, name state.SecretName) (Opened, error) 
 	return o, nil
 }
 
-// Put seals text as the generation of a secret that follows version, and returns
-// its version. It is on disk then. state.ErrConflict says that another
-// generation came first.
+// Put seals text as the generation of a secret that follows version, which is 0
+// if there was none, and returns its version. It is on disk then.
+// state.ErrConflict says that another generation came first.
 func (v *Vault) Put(ctx context.Context, name state.SecretName, version int64, text upstream.Secret) (int64, error) {
-	sealed, err := v.Seal(name, version+1, text)
+	next := version + 1
+	if version == 0 {
+		next = first()
+	}
+	sealed, err := v.seal(name, next, text)
 	if err != nil {
 		return 0, err
 	}
-	if err := v.store.SaveSecret(ctx, sealed); err != nil {
+	if err := v.store.SaveSecret(ctx, version, sealed); err != nil {
 		return 0, err
 	}
-	return sealed.Version, nil
+	return next, nil
 }
+
+// first is the version that a secret begins with: one that no secret of that name
+// has had, should there have been one that was removed. Whoever remembers a
+// version must not take this secret for that one.
+func first() int64 { return time.Now().UnixMicro() }
 
 // Remove removes a secret, if there is one.
 func (v *Vault) Remove(ctx context.Context, name state.SecretName) error {
@@ -140,8 +149,12 @@ func (v *Vault) Remove(ctx context.Context, name state.SecretName) error {
 // maxSecret is more than any credential is long.
 const maxSecret = 1 << 20
 
-// Seal seals one generation of a secret, for the state to keep.
-func (v *Vault) Seal(name state.SecretName, version int64, text upstream.Secret) (state.Sealed, error) {
+// Seal seals the first generation of a secret, for the state to keep.
+func (v *Vault) Seal(name state.SecretName, text upstream.Secret) (state.Sealed, error) {
+	return v.seal(name, first(), text)
+}
+
+func (v *Vault) seal(name state.SecretName, version int64, text upstream.Secret) (state.Sealed, error) {
 	if len(text.Reveal()) > maxSecret {
 		return state.Sealed{}, fmt.Errorf("vault: a secret of more than %d octets", maxSecret)
 	}

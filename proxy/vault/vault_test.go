@@ -58,19 +58,25 @@ func name(account, purpose string) state.SecretName {
 	return state.SecretName{Account: account, Purpose: purpose}
 }
 
-func put(t *testing.T, v *Vault, n state.SecretName, version int64, text string) {
+// put adds the generation of a secret that follows n others.
+func put(t *testing.T, v *Vault, name state.SecretName, n int64, text string) {
 	t.Helper()
-	if got, err := v.Put(t.Context(), n, version, upstream.NewSecret(text)); err != nil || got != version+1 {
-		t.Fatalf("Put: version %d, %v; want %d", got, err, version+1)
+	now, err := v.Get(t.Context(), name)
+	if err != nil || (n == 0) != (now.Version == 0) {
+		t.Fatalf("before Put: %+v, %v; want %d generations", now, err, n)
+	}
+	if got, err := v.Put(t.Context(), name, now.Version, upstream.NewSecret(text)); err != nil || got <= now.Version {
+		t.Fatalf("Put: version %d after %d, %v", got, now.Version, err)
 	}
 }
 
-func wantText(t *testing.T, v *Vault, n state.SecretName, text, former string, version int64) {
+// wantText checks a secret of n generations, as far as that can be seen.
+func wantText(t *testing.T, v *Vault, name state.SecretName, text, former string, n int64) {
 	t.Helper()
-	got, err := v.Get(t.Context(), n)
-	if err != nil || got.Text.Reveal() != text || got.Former.Reveal() != former || got.Version != version {
-		t.Errorf("%v: got %q, before it %q, version %d, %v; want %q, %q, %d",
-			n, got.Text.Reveal(), got.Former.Reveal(), got.Version, err, text, former, version)
+	got, err := v.Get(t.Context(), name)
+	if err != nil || got.Text.Reveal() != text || got.Former.Reveal() != former || (n == 0) != (got.Version == 0) {
+		t.Errorf("%v: got %q, before it %q, version %d, %v; want %q, %q, %d generations",
+			name, got.Text.Reveal(), got.Former.Reveal(), got.Version, err, text, former, n)
 	}
 }
 
@@ -89,13 +95,37 @@ func TestPutAndGet(t *testing.T) {
 	wantText(t, v, n, "", "", 0)
 	put(t, v, n, 0, "one")
 	put(t, v, n, 1, "two")
-	_, err := v.Put(t.Context(), n, 1, upstream.NewSecret("other two"))
+	was, err := v.store.Secret(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.Put(t.Context(), n, was.Former.Version, upstream.NewSecret("other two"))
 	wantErr(t, "a version that was", err, state.ErrConflict)
 	wantText(t, opened(t, storeAt(t, dir), r.source), n, "two", "one", 2)
-	_, err = v.Put(t.Context(), n, 2, upstream.NewSecret(strings.Repeat("x", maxSecret+1)))
+	_, err = v.Put(t.Context(), n, was.Current.Version, upstream.NewSecret(strings.Repeat("x", maxSecret+1)))
 	if err == nil {
 		t.Error("a huge secret: no error")
 	}
+}
+
+// A secret that comes after a removed one of the same name is told from it.
+func TestVersionsAreNotUsedAgain(t *testing.T) {
+	v := opened(t, storeAt(t, t.TempDir()), (&ring{lines: []string{NewKey()}}).source)
+	n := name("ann", "grant")
+	put(t, v, n, 0, "one")
+	before, err := v.Get(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Remove(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	put(t, v, n, 0, "another")
+	if after, err := v.Get(t.Context(), n); err != nil || after.Version == before.Version {
+		t.Errorf("version %d again, %v", after.Version, err)
+	}
+	_, err = v.Put(t.Context(), n, before.Version, upstream.NewSecret("one's successor"))
+	wantErr(t, "what follows the removed one", err, state.ErrConflict)
 }
 
 // What is sealed for one place opens in no other: neither an account's in
@@ -103,7 +133,7 @@ func TestPutAndGet(t *testing.T) {
 func TestSealedOpensInItsPlaceOnly(t *testing.T) {
 	r := &ring{lines: []string{NewKey(), NewKey()}}
 	v := opened(t, storeAt(t, t.TempDir()), r.source)
-	right, err := v.Seal(name("ann", "grant"), 2, upstream.NewSecret("secret"))
+	right, err := v.seal(name("ann", "grant"), 2, upstream.NewSecret("secret"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +299,7 @@ func TestRekeyLeavesWhatDoesNotOpen(t *testing.T) {
 	v := opened(t, s, r.source)
 	put(t, v, name("ann", "grant"), 0, "ann's")
 	put(t, v, name("zoe", "grant"), 0, "zoe's")
-	if err := s.SaveSecret(t.Context(), state.Sealed{Name: name("bob", "grant"), Version: 1, Key: v.ring.keys[0].id, Data: []byte("damaged")}); err != nil {
+	if err := s.SaveSecret(t.Context(), 0, state.Sealed{Name: name("bob", "grant"), Version: 1, Key: v.ring.keys[0].id, Data: []byte("damaged")}); err != nil {
 		t.Fatal(err)
 	}
 	r.set(new, old)

@@ -90,7 +90,7 @@ func NewKeeper(o Options) *Keeper {
 // Source returns what gives an account's tokens. login is the account's name
 // at the provider.
 func (k *Keeper) Source(account, login string, app *Application) upstream.TokenSource {
-	s := &source{k: k, app: app, account: account, login: login, key: "account " + account}
+	s := &source{k: k, app: app, account: account, login: login, key: "account " + app.Name + " " + account}
 	switch app.Flow {
 	case ByClientCredentials: // one token for all
 		s.key = "application " + app.Name

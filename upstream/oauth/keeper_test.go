@@ -584,6 +584,9 @@ func TestKeysCannotBeGuessed(t *testing.T) {
 	if a.Source(ann, ann, app).Key() != a.Source(ann, "other login", app).Key() {
 		t.Error("one account has two keys")
 	}
+	if a.Source(ann, ann, app).Key() == a.Source(ann, ann, &Application{Name: "y"}).Key() {
+		t.Error("the tokens of one provider would be shown to another")
+	}
 	if a.Source(ann, ann, app).Key() == b.Source(ann, ann, app).Key() || a.Source(ann, ann, app).Key() == a.Source("bob", ann, app).Key() {
 		t.Error("two accounts or processes have one key")
 	}

@@ -64,7 +64,7 @@ func noAccounts(t *testing.T, f Fixture) {
 	isErr(t, "invitation", err, state.ErrNotFound)
 	if f.Forgets {
 		isErr(t, "AddAccount", s.AddAccount(within(t), account("bob"), nil, nil), state.ErrOff)
-		isErr(t, "SaveSecret", s.SaveSecret(within(t), sealed("bob", "grant", 1, "x")), state.ErrOff)
+		isErr(t, "SaveSecret", s.SaveSecret(within(t), 0, sealed("bob", "grant", 1, "x")), state.ErrOff)
 	}
 }
 
@@ -203,11 +203,11 @@ func accountRemoved(t *testing.T, f Fixture) {
 	}
 
 	// An account of the configuration has secrets, but no row.
-	must(t, s.SaveSecret(within(t), sealed("carla", "grant", 1, "old")))
+	must(t, s.SaveSecret(within(t), 0, sealed("carla", "grant", 1, "old")))
 	must(t, s.LoseConsent(within(t), "carla"))
 	must(t, s.AddAccount(within(t), account("carla"), nil, nil))
 	empty("made anew", "carla")
-	must(t, s.SaveSecret(within(t), sealed("dorothy", "grant", 1, "old")))
+	must(t, s.SaveSecret(within(t), 0, sealed("dorothy", "grant", 1, "old")))
 	must(t, s.RemoveAccount(within(t), "dorothy"))
 	empty("removed without a row", "dorothy")
 }
@@ -248,16 +248,21 @@ func uses(t *testing.T, f Fixture) {
 
 func secretGenerations(t *testing.T, f Fixture) {
 	s := f.open(t)
-	one, two, three := sealed("bob", "grant", 1, "one"), sealed("bob", "grant", 2, "two"), sealed("bob", "grant", 3, odd)
+	one, two, three := sealed("bob", "grant", 1, "one"), sealed("bob", "grant", 2, "two"), sealed("bob", "grant", 30, odd)
 	three.Key = "k2"
-	isErr(t, "second version first", s.SaveSecret(within(t), two), state.ErrConflict)
+	isErr(t, "after one that is not there", s.SaveSecret(within(t), 1, two), state.ErrConflict)
+	after := int64(0)
 	for _, next := range []state.Sealed{one, two, three} {
-		must(t, s.SaveSecret(within(t), next))
-		isErr(t, "the same version again", s.SaveSecret(within(t), next), state.ErrConflict)
+		must(t, s.SaveSecret(within(t), after, next))
+		isErr(t, "after the same once more", s.SaveSecret(within(t), after, next), state.ErrConflict)
+		if err := s.SaveSecret(within(t), next.Version, next); err == nil {
+			t.Error("a version after itself: no error")
+		}
+		after = next.Version
 	}
-	isErr(t, "a version left out", s.SaveSecret(within(t), sealed("bob", "grant", 5, "five")), state.ErrConflict)
-	must(t, s.SaveSecret(within(t), sealed("bob", "other", 1, "")))
-	must(t, s.SaveSecret(within(t), sealed("ann", "grant", 1, "ann's")))
+	isErr(t, "after an old one", s.SaveSecret(within(t), one.Version, sealed("bob", "grant", 50, "fifty")), state.ErrConflict)
+	must(t, s.SaveSecret(within(t), 0, sealed("bob", "other", 1, "")))
+	must(t, s.SaveSecret(within(t), 0, sealed("ann", "grant", 1, "ann's")))
 	must(t, s.Close())
 	s = f.open(t)
 	same(t, "secret", secretOf(t, s, "bob", "grant"), state.Secret{Current: three, Former: two})
@@ -270,7 +275,7 @@ func secretGenerations(t *testing.T, f Fixture) {
 // secretRace: of those who renew one secret at the same time, one does.
 func secretRace(t *testing.T, f Fixture) {
 	stores := []state.Store{f.open(t), f.open(t)}
-	must(t, stores[0].SaveSecret(within(t), sealed("bob", "grant", 1, "0")))
+	must(t, stores[0].SaveSecret(within(t), 0, sealed("bob", "grant", 1, "0")))
 	var won atomic.Int64
 	var writers sync.WaitGroup
 	for w := range 8 {
@@ -282,7 +287,7 @@ func secretRace(t *testing.T, f Fixture) {
 					t.Error(err)
 					return
 				}
-				err = s.SaveSecret(within(t), sealed("bob", "grant", found.Current.Version+1, fmt.Sprint(w)))
+				err = s.SaveSecret(within(t), found.Current.Version, sealed("bob", "grant", found.Current.Version+1, fmt.Sprint(w)))
 				if err == nil {
 					won.Add(1)
 				} else if !errors.Is(err, state.ErrConflict) {
@@ -300,16 +305,16 @@ func secretRace(t *testing.T, f Fixture) {
 
 func reseal(t *testing.T, f Fixture) {
 	s := f.open(t)
-	must(t, s.SaveSecret(within(t), sealed("ann", "grant", 1, "a")))
-	must(t, s.SaveSecret(within(t), sealed("bob", "grant", 1, "one")))
-	must(t, s.SaveSecret(within(t), sealed("bob", "grant", 2, "two")))
+	must(t, s.SaveSecret(within(t), 0, sealed("ann", "grant", 1, "a")))
+	must(t, s.SaveSecret(within(t), 0, sealed("bob", "grant", 1, "one")))
+	must(t, s.SaveSecret(within(t), 1, sealed("bob", "grant", 2, "two")))
 	newer := sealed("carl", "grant", 1, "c")
 	newer.Key = "k2"
-	must(t, s.SaveSecret(within(t), newer))
+	must(t, s.SaveSecret(within(t), 0, newer))
 	mixed := sealed("dora", "grant", 1, "d")
-	must(t, s.SaveSecret(within(t), mixed))
+	must(t, s.SaveSecret(within(t), 0, mixed))
 	mixed.Version, mixed.Key = 2, "k2"
-	must(t, s.SaveSecret(within(t), mixed))
+	must(t, s.SaveSecret(within(t), 1, mixed))
 
 	keys, err := s.SealedKeys(within(t))
 	must(t, err)
