@@ -83,6 +83,8 @@ func (g *gateway) accounts(c *config.Config, openers openers, counts *metrics.Me
 	if err != nil {
 		return nil, nil, err
 	}
+	g.keeper = tokens.keeper
+	g.tend = func(ctx context.Context) { tokens.tend(ctx, d, g.log) }
 	book, err := newBook(c, g.store, v, accounts.Options{
 		Opener: func(account, upstreamName string) upstream.Opener {
 			return d.noticed(account, upstreamName, openers.of(account, upstreamName))
@@ -198,34 +200,41 @@ func (p *program) credentials(c *config.Config, at place, passwordFile string) (
 	if err != nil {
 		return a, release, err
 	}
-	release = func() { store.Close() }
-	return a, release, p.prove(c, store, at, &a)
+	keeper, err := p.prove(c, store, at, &a)
+	release = func() {
+		if keeper != nil {
+			keeper.Close()
+		}
+		store.Close()
+	}
+	return a, release, err
 }
 
-// prove adds what postern has to prove an account with.
-func (p *program) prove(c *config.Config, store state.Store, at place, a *upstream.Account) error {
+// prove adds what postern has to prove an account with. The Keeper of its tokens
+// is closed before the store.
+func (p *program) prove(c *config.Config, store state.Store, at place, a *upstream.Account) (*oauth.Keeper, error) {
 	v, err := openVault(c.Vault, store)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	tokens, err := newTokens(c, v, store, oauth.Options{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	book, err := newBook(c, store, v, accounts.Options{
 		Opener: func(string, string) upstream.Opener { return unasked{} },
 		Tokens: tokens.source,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer book.Close()
 	found, err := book.Proven(p.drain, at.user, "")
 	if errors.Is(err, upstream.ErrAuth) {
-		return errors.New("the account is disabled")
+		return nil, errors.New("the account is disabled")
 	}
 	a.Password, a.Tokens = found.Password, found.Tokens
-	return err
+	return tokens.keeper, err
 }
 
 // unasked is an upstream that nobody asks.

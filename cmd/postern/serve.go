@@ -28,6 +28,7 @@ import (
 	"postern/proxy/retention"
 	"postern/proxy/state"
 	"postern/upstream/imapc"
+	"postern/upstream/oauth"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -122,8 +123,10 @@ type gateway struct {
 	server  *proxy.Server
 	timeout time.Duration // for the drain
 	store   state.Store
-	purges  []*retention.Opener // that use the store
-	book    *accounts.Book      // the same
+	purges  []*retention.Opener       // that use the store
+	book    *accounts.Book            // the same
+	keeper  *oauth.Keeper             // the same
+	tend    func(ctx context.Context) // the consents of accounts, until ctx ends
 	stable  *imapc.Stable
 
 	adapters []io.Closer // those that keep connections themselves
@@ -292,9 +295,15 @@ func (g *gateway) run(drain, cut context.Context) error {
 		g.server.Serve()
 		close(served)
 	}()
+	tended := make(chan struct{})
+	go func() {
+		g.tend(drain)
+		close(tended)
+	}()
 	g.status.set(nil)
 	g.tellStarted()
 	<-drain.Done()
+	<-tended
 
 	g.status.set(errDraining)
 	open, _ := g.server.Connections()
@@ -343,6 +352,9 @@ func (g *gateway) close() {
 	}
 	if g.book != nil {
 		g.book.Close()
+	}
+	if g.keeper != nil {
+		g.keeper.Close()
 	}
 	if g.store == nil {
 		return

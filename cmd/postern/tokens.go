@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
 	"postern/cmd/internal/config"
+	"postern/proxy/auth"
 	"postern/proxy/metrics"
 	"postern/proxy/state"
 	"postern/proxy/vault"
@@ -70,6 +72,33 @@ func (g *gateway) tokens(c *config.Config, v *vault.Vault, counts *metrics.Metri
 		counted[name] = counts.Tokens(name, told)
 	}
 	return t, nil
+}
+
+// tendPause is between two looks at all consents.
+const tendPause = 24 * time.Hour
+
+// tend looks after the consents of all accounts, at once and every day, until
+// ctx ends.
+func (t *tokens) tend(ctx context.Context, d *desk, log *slog.Logger) {
+	tick := time.NewTicker(tendPause)
+	defer tick.Stop()
+	for {
+		err := d.each(ctx, func(name, upstreamName, login string) error {
+			err := t.keeper.Tend(ctx, name, auth.Expand(login, name), t.apps[upstreamName])
+			if err != nil && ctx.Err() == nil && !errors.Is(err, upstream.ErrConsent) { // which the keeper has told
+				log.Warn("consent not looked after", "account", name, "upstream", upstreamName, "err", err)
+			}
+			return ctx.Err()
+		})
+		if err != nil && ctx.Err() == nil {
+			log.Warn("consents not looked after", "err", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // application is postern as the provider of an upstream knows it.

@@ -27,7 +27,7 @@ func (m *Metrics) Tokens(name string, t Tokens) func(took time.Duration, err err
 		}
 		m.registry.MustRegister(prometheus.NewGaugeFunc(o, value))
 	}
-	const consents = "Accounts by the state of their consent, of those that logged in since the start."
+	const consents = "Accounts whose owners have consented, by whether their consent is good still."
 	gauge("token_consents", consents, "good", func() float64 { good, _, _ := t.Consents(); return float64(good) })
 	gauge("token_consents", consents, "lost", func() float64 { _, lost, _ := t.Consents(); return float64(lost) })
 	gauge("token_consent_expiry_timestamp_seconds", "When the next of those consents ends, as far as the provider tells; else 0.", "",

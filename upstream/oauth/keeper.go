@@ -46,14 +46,15 @@ type Options struct {
 }
 
 const (
-	early     = 5 * time.Minute  // before its end a token is replaced, if it lasts for an hour
-	margin    = 10 * time.Second // to its end, a token is as good as ended, likewise
-	lostPause = 10 * time.Minute // between two tries with a grant that was refused
-	badPause  = 5 * time.Second  // after a failure that may be over in a moment
-	fixPause  = time.Minute      // after one that takes a person to mend
-	newPause  = time.Minute      // a token so young is not replaced for being refused
-	renewTime = 30 * time.Second // for all that it takes to replace a token
-	maxHeld   = 10_000           // accounts whose tokens are in memory
+	early     = 5 * time.Minute     // before its end a token is replaced, if it lasts for an hour
+	margin    = 10 * time.Second    // to its end, a token is as good as ended, likewise
+	lostPause = 10 * time.Minute    // between two tries with a grant that was refused
+	badPause  = 5 * time.Second     // after a failure that may be over in a moment
+	fixPause  = time.Minute         // after one that takes a person to mend
+	newPause  = time.Minute         // a token so young is not replaced for being refused
+	renewTime = 30 * time.Second    // for all that it takes to replace a token
+	maxHeld   = 10_000              // accounts whose tokens are in memory
+	idleTime  = 30 * 24 * time.Hour // without use, a grant is refreshed: Microsoft ends it after 90 days, Google after 6 months
 )
 
 // A Keeper keeps the access tokens of accounts good. Of one account there is
@@ -64,9 +65,11 @@ type Keeper struct {
 	secret  string // of this process
 	flights singleflight.Group
 
-	mu   sync.Mutex
-	held map[string]*held // by account
-	ends map[string]end   // by account
+	mu     sync.Mutex
+	held   map[string]*held // by account
+	ends   map[string]end   // by account
+	closed bool
+	flying sync.WaitGroup
 }
 
 // A held is what is known of an account's grant. Only the flight of the account
@@ -85,6 +88,45 @@ func NewKeeper(o Options) *Keeper {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Keeper{o: o, secret: rand.Text(), held: make(map[string]*held), ends: make(map[string]end)}
+}
+
+// Close waits for what is under way, so that nothing that a provider gives is
+// lost, and lets nothing more begin. The Store is closed after it.
+func (k *Keeper) Close() {
+	k.mu.Lock()
+	k.closed = true
+	k.mu.Unlock()
+	k.flying.Wait()
+}
+
+// takeOff counts a flight, unless the Keeper is closed.
+func (k *Keeper) takeOff() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.closed {
+		k.flying.Add(1)
+	}
+	return !k.closed
+}
+
+// Tend looks after a grant that nobody may have used for long: it notes how it
+// is, for Standings, and refreshes it before the provider gives it up.
+func (k *Keeper) Tend(ctx context.Context, account, login string, app *Application) error {
+	if app.Flow != ByConsent {
+		return nil
+	}
+	g, version, err := k.o.Store.Grant(ctx, account)
+	if err != nil || version == 0 {
+		return err
+	}
+	k.mu.Lock()
+	k.note(account, app, g)
+	k.mu.Unlock()
+	if !g.Refused.IsZero() || within(g.Refreshed, idleTime) {
+		return nil
+	}
+	_, err = k.Source(account, login, app).Token(ctx, upstream.Secret{})
+	return err
 }
 
 // Source returns what gives an account's tokens. login is the account's name
@@ -120,6 +162,10 @@ func (s *source) Token(ctx context.Context, refused upstream.Secret) (upstream.S
 			return token, nil
 		}
 		flight := s.k.flights.DoChan(s.key, func() (any, error) {
+			if !s.k.takeOff() {
+				return nil, fmt.Errorf("token: shutting down: %w", upstream.ErrUnavailable)
+			}
+			defer s.k.flying.Done()
 			// Whoever waits may leave. A refresh token that was sent is used up,
 			// so what comes back for it is kept in any case.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewTime)
@@ -359,8 +405,13 @@ func (k *Keeper) hold(s *source, h held) {
 	}
 	k.held[s.key] = &h
 	if s.app.Flow == ByConsent {
-		k.ends[s.account] = end{s.app.Name, h.grant.Ends, !h.grant.Refused.IsZero()}
+		k.note(s.account, s.app, h.grant)
 	}
+}
+
+// note keeps what Standings tells of a grant. The caller has the lock.
+func (k *Keeper) note(account string, app *Application, g Grant) {
+	k.ends[account] = end{app.Name, g.Ends, !g.Refused.IsZero()}
 }
 
 // An end is how an account's consent is.
@@ -371,7 +422,7 @@ type end struct {
 }
 
 // A Standing is how the consents of an application's accounts are, as far as
-// they were asked for since the start.
+// anybody asked for them, or tended them, since the start.
 type Standing struct {
 	Good, Lost int
 	Next       time.Time // when the first of the good ones ends; zero: no provider says

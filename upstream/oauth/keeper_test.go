@@ -565,6 +565,57 @@ func TestConsentEndsAhead(t *testing.T) {
 	})
 }
 
+// Nobody polls for a month: the grant is refreshed all the same, and not more
+// often than that.
+func TestUnusedGrantsAreTended(t *testing.T) {
+	bubble(t, old, func(t *testing.T, d *desk) {
+		tend := func(asked int) {
+			t.Helper()
+			if err := d.keeper.Tend(t.Context(), ann, ann, d.app); err != nil || d.provider.times() != asked {
+				t.Errorf("%v after %d questions, want %d", err, d.provider.times(), asked)
+			}
+		}
+		tend(0)
+		if got := d.keeper.Standings()["example"]; got.Good != 1 {
+			t.Errorf("standing %+v", got)
+		}
+		time.Sleep(29 * 24 * time.Hour)
+		tend(0)
+		time.Sleep(2 * 24 * time.Hour)
+		tend(1)
+		tend(1)
+		d.provider.say(400, `{"error":"invalid_grant"}`)
+		time.Sleep(31 * 24 * time.Hour)
+		if err := d.keeper.Tend(t.Context(), ann, ann, d.app); !errors.Is(err, upstream.ErrConsent) {
+			t.Errorf("%v, want ErrConsent", err)
+		}
+		asked := d.provider.times()
+		time.Sleep(31 * 24 * time.Hour)
+		tend(asked) // it is lost: only a login tries it again
+		if err := d.keeper.Tend(t.Context(), "nobody", "nobody", d.app); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A shutdown waits for what a provider is about to give.
+func TestCloseWaitsForTheWrite(t *testing.T) {
+	bubble(t, old, func(t *testing.T, d *desk) {
+		d.provider.took = 5 * time.Second
+		ctx, leave := context.WithTimeout(t.Context(), time.Second)
+		defer leave()
+		d.source().Token(ctx, upstream.Secret{})
+		began := time.Now()
+		d.keeper.Close()
+		if took := time.Since(began); took != 4*time.Second || d.shelf.grant(ann).RefreshToken.Reveal() != "refresh-1" {
+			t.Errorf("closed after %s, and %q is on disk", took, d.shelf.grant(ann).RefreshToken.Reveal())
+		}
+		if _, err := d.source().Token(t.Context(), upstream.NewSecret("access-1")); !errors.Is(err, upstream.ErrUnavailable) || d.provider.times() != 1 {
+			t.Errorf("after the end: %v, %d questions", err, d.provider.times())
+		}
+	})
+}
+
 // What is held in memory is bounded, and nothing that is on no disk is dropped.
 func TestKeeperForgets(t *testing.T) {
 	k := NewKeeper(Options{})
