@@ -73,6 +73,7 @@ func (p *program) accountPassword(path, user string, w passwordWish) error {
 		if err != nil {
 			return explainAccount(err, user, w.label)
 		}
+		fmt.Fprintf(p.out, "The password %q of %s is made.\n", w.label, user)
 		p.tellPassword(o.config, user, want, text)
 		return nil
 	})

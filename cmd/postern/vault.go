@@ -205,7 +205,7 @@ func (p *program) tellSpare(store state.Store, c config.Vault) error {
 		}
 	}
 	if len(spare) > 0 {
-		fmt.Fprintf(p.out, "Nothing is sealed any more under %s: that can be taken away, but for the sake of old backups.\n", strings.Join(spare, ", "))
+		fmt.Fprintf(p.out, "Nothing is sealed any more under %s, which can be taken away once no old backup needs it.\n", strings.Join(spare, ", "))
 	}
 	return nil
 }
