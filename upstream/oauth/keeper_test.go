@@ -490,7 +490,7 @@ func TestTokenIsSavedBeforeItIsUsed(t *testing.T) {
 
 // S5: two processes see an expired token. The second to save takes what the
 // first one has.
-func TestTwoProcessesRefresh(t *testing.T) {
+func TestFaultS5TwoProcessesRefresh(t *testing.T) {
 	bubble(t, old, func(t *testing.T, d *desk) {
 		other := NewKeeper(Options{Store: d.shelf}).Source(ann, ann, d.app)
 		d.shelf.before = func() {
@@ -519,7 +519,7 @@ func TestTwoProcessesRefresh(t *testing.T) {
 }
 
 // H10: a clock that was a day ahead blocks nothing when it is right again.
-func TestClockThatWentBack(t *testing.T) {
+func TestFaultH10ClockThatWentBack(t *testing.T) {
 	ahead := func() Grant {
 		g := old()
 		g.Refreshed, g.Expiry = time.Now().Add(24*time.Hour), time.Now().Add(25*time.Hour)
