@@ -144,7 +144,7 @@ func (p *program) consentMissing(c *config.Config, store state.Store, l accountL
 	if l.Credential != accounts.OAuth || c.Upstream(l.Upstream).OAuth.Grant != config.ByConsent {
 		return false, nil
 	}
-	kept, err := store.Secret(p.drain, grantOf(auth.Fold(l.User)))
+	kept, err := store.Secret(p.drain, grantOf(c, auth.Fold(l.User)))
 	return kept.Current.Version == 0, err
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -288,20 +287,20 @@ func TestFaultS7Rekey(t *testing.T) {
 // An account that takes tokens says whether there are any.
 func TestAccountListTellsOfConsent(t *testing.T) {
 	t.Parallel()
-	config := writeConfig(t, `
+	path := writeConfig(t, `
 listeners: [{address: "127.0.0.1:0"}]
 upstreams: {gmail: {provider: gmail, oauth: {client_id: x}}}
 vault: {key_file: vault.key}
 accounts: [{user: bob, upstream: gmail, password_file: %q}]
 `, secretIn(t, "bob's"))
-	command(t, "vault", "new-key", "-c", config)
-	said := command(t, "account", "add", "ann@gmail.com", "-c", config)
+	command(t, "vault", "new-key", "-c", path)
+	said := command(t, "account", "add", "ann@gmail.com", "-c", path)
 	if !strings.Contains(said, "postern account connect ann@gmail.com") {
 		t.Errorf("account add says\n%s\nwant to hear of consent", said)
 	}
 	table := func(want ...string) {
 		t.Helper()
-		got := command(t, "account", "list", "-c", config)
+		got := command(t, "account", "list", "-c", path)
 		for _, w := range want {
 			if !regexp.MustCompile(w).MatchString(got) {
 				t.Errorf("account list says\n%s\nwant %s in it", got, w)
@@ -309,15 +308,35 @@ accounts: [{user: bob, upstream: gmail, password_file: %q}]
 		}
 	}
 	table(`(?m)^bob .* oauth +consent missing `, `(?m)^ann@gmail.com .* oauth +consent missing `)
-	store, err := state.Open(t.Context(), state.Options{Dir: stateOf(t, config)})
+	store, err := state.Open(t.Context(), state.Options{Dir: stateOf(t, path)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	if err := errors.Join(store.SaveSecret(t.Context(), 0, state.Sealed{Name: grantOf("ann@gmail.com"), Version: 1}), store.LoseConsent(t.Context(), "bob")); err != nil {
+	c, err := config.Load(path, checkUIDL)
+	if err != nil {
 		t.Fatal(err)
 	}
-	table(`(?m)^bob .* oauth +consent lost 20`, `(?m)^ann@gmail.com .* oauth +fine `)
+	for _, user := range []string{"ann@gmail.com", "bob"} {
+		if err := store.SaveSecret(t.Context(), 0, state.Sealed{Name: grantOf(c, user), Version: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.LoseConsent(t.Context(), "ann@gmail.com"); err != nil {
+		t.Fatal(err)
+	}
+	table(`(?m)^bob .* oauth +fine `, `(?m)^ann@gmail.com .* oauth +consent lost 20`)
+
+	// Bob is taken to another provider, which is not shown what Google gave.
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := strings.NewReplacer("{user: bob, upstream: gmail", "{user: bob, upstream: outlook", "upstreams: {", "upstreams: {outlook: {provider: outlook, oauth: {client_id: y}}, ").Replace(string(text))
+	if err := os.WriteFile(path, []byte(moved), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	table(`(?m)^bob .* outlook .* oauth +consent missing `)
 }
 
 // Commands about a user's mail find an account's, under its name upstream, and

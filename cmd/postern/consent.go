@@ -61,7 +61,7 @@ func (a *asking) Finish(ctx context.Context, answer url.Values) (consent.Setting
 	if _, err := d.store.UseInvitation(ctx, i.Token); err != nil {
 		return consent.Settings{}, invitationError(err)
 	}
-	if err := replaceGrant(ctx, grants{d.vault, d.store}, i.Account, grant); err != nil {
+	if err := replaceGrant(ctx, grants{d.config, d.vault, d.store}, i.Account, grant); err != nil {
 		return consent.Settings{}, err
 	}
 	return d.settings(ctx, i.Account)

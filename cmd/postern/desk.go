@@ -94,7 +94,7 @@ func (d *desk) lookWhichNever(ctx context.Context, all []consent.Account) error 
 		if all[i].State != consent.Good {
 			continue
 		}
-		kept, err := d.store.Secret(ctx, grantOf(all[i].Name))
+		kept, err := d.store.Secret(ctx, grantOf(d.config, auth.Fold(all[i].Name)))
 		if err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ type tokens struct {
 
 // newTokens reads what proves postern to the providers of the configuration.
 func newTokens(c *config.Config, v *vault.Vault, store state.Store, o oauth.Options) (*tokens, error) {
-	o.Store = grants{v, store}
+	o.Store = grants{c, v, store}
 	t := &tokens{keeper: oauth.NewKeeper(o), apps: make(map[string]*oauth.Application)}
 	for _, u := range c.Upstreams {
 		if !u.OAuth.Set() {
@@ -157,16 +157,24 @@ func certified(app *oauth.Application, certificate, key string) error {
 
 // grants keeps what people consented to in the vault (oauth.Store).
 type grants struct {
+	config   *config.Config
 	vault    *vault.Vault
 	consents state.Consents
 }
 
-func grantOf(account string) state.SecretName {
-	return state.SecretName{Account: account, Purpose: "oauth-grant"}
+// grantOf names what an account's owner consented to. An account of the
+// configuration may be taken to another upstream there: whoever that is must not
+// be shown a grant of the former one's.
+func grantOf(c *config.Config, account string) state.SecretName {
+	purpose := "oauth-grant"
+	if a, ok := c.Account(account); ok {
+		purpose += " at " + a.Upstream
+	}
+	return state.SecretName{Account: account, Purpose: purpose}
 }
 
 func (g grants) Grant(ctx context.Context, account string) (oauth.Grant, int64, error) {
-	kept, err := g.vault.Get(ctx, grantOf(account))
+	kept, err := g.vault.Get(ctx, grantOf(g.config, account))
 	if err != nil || kept.Version == 0 {
 		return oauth.Grant{}, 0, err
 	}
@@ -175,7 +183,7 @@ func (g grants) Grant(ctx context.Context, account string) (oauth.Grant, int64, 
 }
 
 func (g grants) SaveGrant(ctx context.Context, account string, version int64, grant oauth.Grant) (int64, error) {
-	saved, err := g.vault.Put(ctx, grantOf(account), version, grant.Text())
+	saved, err := g.vault.Put(ctx, grantOf(g.config, account), version, grant.Text())
 	if errors.Is(err, state.ErrConflict) {
 		err = fmt.Errorf("%w: %w", oauth.ErrConflict, err)
 	}

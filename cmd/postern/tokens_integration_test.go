@@ -123,7 +123,7 @@ func (s *tokenService) grantFor(t *testing.T, account string) oauth.Grant {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, _, err := grants{v, store}.Grant(t.Context(), account)
+	g, _, err := grants{c, v, store}.Grant(t.Context(), account)
 	if err != nil {
 		t.Fatal(err)
 	}
