@@ -18,6 +18,7 @@ import (
 	"postern/upstream/oauth"
 	"postern/upstream/upstreamtest"
 	"postern/upstream/upstreamtest/chromium"
+	"postern/upstream/upstreamtest/cyrus"
 	"postern/upstream/upstreamtest/dovecot"
 	"postern/upstream/upstreamtest/oidc"
 )
@@ -46,6 +47,14 @@ func newTokenService(t *testing.T, o oidc.Options, more string) *tokenService {
 	d := dovecot.Start(t, dovecot.Tokens(t, s.oidc.Introspection(), "oauthbearer xoauth2")...)
 	s.mailbox = d.AddUser(t, annsName, "ann's own")
 	s.bobs = d.AddUser(t, bobsName, "bob's own")
+	s.start(t, fmt.Sprintf("protocol: imap, address: %q, tls: off", d.IMAP), "openid", more)
+	return s
+}
+
+// start runs the gateway to that upstream, whose tokens are good for a scope,
+// and makes ann's account.
+func (s *tokenService) start(t *testing.T, upstream, scope, more string) {
+	t.Helper()
 	if more == "" {
 		more = `admin: {address: "127.0.0.1:0"}`
 	}
@@ -55,17 +64,8 @@ listeners: [{address: "127.0.0.1:0"}]
 vault: {key_file: vault.key}
 %s
 upstreams:
-  own:
-    protocol: imap
-    address: %q
-    tls: off
-    oauth:
-      issuer: %q
-      client_id: %q
-      client_secret_file: %q
-      send_secret: basic
-      scopes: [openid, offline_access]
-`, more, d.IMAP, s.oidc.Issuer, oidc.ClientID, secretIn(t, oidc.ClientSecret))
+  own: {%s, oauth: {issuer: %q, client_id: %q, client_secret_file: %q, scopes: [%s, offline_access]}}
+`, more, upstream, s.oidc.Issuer, oidc.ClientID, secretIn(t, oidc.ClientSecret), scope)
 	code, _, errors := runHere("", "vault", "new-key", "-c", s.config)
 	if code != exitFine {
 		t.Fatalf("vault new-key: %s", errors)
@@ -78,7 +78,20 @@ upstreams:
 		t.Fatalf("account add: %s%s", out, errors)
 	}
 	s.password = generated[1]
-	return s
+}
+
+// fetches lets real clients download with nothing but the generated password.
+func (s *tokenService) fetches(t *testing.T, raw []string) {
+	t.Helper()
+	for _, c := range clients {
+		if !slices.Contains([]string{"curl", "fetchmail", "mpop", "getmail"}, c.name) {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			c.fetched(t, run{address: s.addresses[0], transport: plaintext, user: annsName, password: s.password,
+				dir: t.TempDir(), messages: len(raw)}, raw)
+		})
+	}
 }
 
 var addressInText = regexp.MustCompile(`(?m)^  (http://\S+)$`)
@@ -161,16 +174,37 @@ func TestMailByConsent(t *testing.T) {
 	if !strings.Contains(out, annsName+" is connected to own.") || !strings.Contains(out, "INBOX, 2 messages") {
 		t.Errorf("connect printed:\n%s", out)
 	}
-	for _, c := range clients {
-		if !slices.Contains([]string{"curl", "fetchmail", "mpop", "getmail"}, c.name) {
-			continue
-		}
-		t.Run(c.name, func(t *testing.T) {
-			c.fetched(t, run{address: s.addresses[0], transport: plaintext, user: annsName, password: s.password,
-				dir: t.TempDir(), messages: len(raw)}, raw)
-		})
-	}
+	s.fetches(t, raw)
 	s.leaksNothing(t)
+}
+
+// The same at a real Cyrus by JMAP, which reads the tokens itself.
+func TestMailByConsentOverJMAP(t *testing.T) {
+	s := &tokenService{oidc: oidc.Start(t, oidc.Options{})}
+	c := cyrus.Start(t, cyrus.Tokens(t, s.oidc.JWTKeyPEM())...)
+	s.mailbox = c.AddUser(t, annsName, "ann's own")
+	c.AddUser(t, bobsName, "bob's own")
+	raw := []string{upstreamtest.Letter(1, 3000), upstreamtest.Letter(2, 900)}
+	for _, l := range raw {
+		s.mailbox.Deliver(t, l)
+	}
+	s.start(t, fmt.Sprintf("protocol: jmap, url: %q, plain_http: true", c.JMAP), "mail", "")
+	out := s.connect(t, exitFailed, func(page string) { visit(t, s.oidc.Consent(t, page, bobsName).String()) })
+	if !strings.Contains(out, "is not kept") {
+		t.Errorf("bob's consent for ann's mailbox:\n%s", out)
+	}
+	s.connect(t, exitFine, func(page string) { visit(t, s.oidc.Consent(t, page, annsName).String()) })
+	s.fetches(t, raw)
+	s.leaksNothing(t)
+}
+
+func visit(t *testing.T, address string) {
+	t.Helper()
+	answer, err := http.Get(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
 }
 
 // The other ways to consent, and consents that are no good.
@@ -183,16 +217,7 @@ func TestWaysToConsent(t *testing.T) {
 		defer c.Close()
 		c.login(annsName, s.password, want)
 	}
-	get := func(address string) {
-		t.Helper()
-		answer, err := http.Get(address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		answer.Body.Close()
-	}
-
-	out := s.connect(t, exitFailed, func(page string) { get(s.oidc.Consent(t, page, "bob@example.org").String()) })
+	out := s.connect(t, exitFailed, func(page string) { visit(t, s.oidc.Consent(t, page, bobsName).String()) })
 	if !strings.Contains(out, "is not kept") || s.grant(t).RefreshToken.Reveal() != "" {
 		t.Errorf("bob's consent for ann's mailbox:\n%s", out)
 	}
@@ -203,7 +228,7 @@ func TestWaysToConsent(t *testing.T) {
 	first := s.grant(t)
 
 	out = s.connect(t, exitFailed, func(page string) {
-		get(s.oidc.Consent(t, page, "bob@example.org").String())
+		visit(t, s.oidc.Consent(t, page, bobsName).String())
 	})
 	if !strings.Contains(out, "is not kept") || s.grant(t).RefreshToken != first.RefreshToken {
 		t.Errorf("bob's consent took the place of ann's:\n%s", out)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -191,17 +189,7 @@ func TestFaultU11AtRealServers(t *testing.T) {
 // A real Cyrus verifies JWTs by itself.
 func TestCyrusTakesTokens(t *testing.T) {
 	s := oidc.Start(t, oidc.Options{})
-	keys := t.TempDir()
-	if err := os.Chmod(keys, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(filepath.Dir(keys), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(keys, "key.pem"), s.JWTKeyPEM(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	c := cyrus.Start(t, "http_jwt_key_dir: "+keys)
+	c := cyrus.Start(t, cyrus.Tokens(t, s.JWTKeyPEM())...)
 	box := c.AddUser(t, ann, "a password")
 	letter := upstreamtest.Letter(1, 3000)
 	box.Deliver(t, letter)

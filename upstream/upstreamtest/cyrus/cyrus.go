@@ -60,6 +60,22 @@ func Start(t testing.TB, config ...string) *Server {
 	return s
 }
 
+// Tokens returns the configuration lines that let accounts log in by JWTs over
+// HTTP, too: those with their name as sub, signed by a key in this PEM
+// (http_jwt_key_dir in imapd.conf(5)).
+func Tokens(t testing.TB, keys []byte) []string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cyrus-tokens")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "keys.pem"), keys, 0o644), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"http_jwt_key_dir: " + dir}
+}
+
 // end ends Cyrus, and shows its log if the test failed.
 func end(t testing.TB, p *private.Server) {
 	log := p.Log()
