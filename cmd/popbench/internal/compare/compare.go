@@ -304,7 +304,7 @@ func (b *bench) posternNamed(ctx context.Context, name string, rtt time.Duration
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{name: "postern", rtt: rtt, target: target, relay: r, pid: p.PID(), end: func() { b.stop(name, p) }}
+	g := &gateway{name: "postern", rtt: rtt, target: target, relay: r, pid: p.PID(), end: p.End}
 	b.gateways[name] = g
 	return g, nil
 }

@@ -14,14 +14,8 @@ func (b *bench) newServer(name, account string) (*private.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.atEnd(func() { b.stop(name, s) })
+	b.atEnd(s.End)
 	return s, nil
-}
-
-func (b *bench) stop(name string, s *private.Server) {
-	if err := s.End(); err != nil {
-		b.logf("%s %v", name, err)
-	}
 }
 
 // start starts a program and waits until it accepts connections and, where it
