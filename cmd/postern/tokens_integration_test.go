@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -83,15 +82,10 @@ upstreams:
 // fetches lets real clients download with nothing but the generated password.
 func (s *tokenService) fetches(t *testing.T, raw []string) {
 	t.Helper()
-	for _, c := range clients {
-		if !slices.Contains([]string{"curl", "fetchmail", "mpop", "getmail"}, c.name) {
-			continue
-		}
-		t.Run(c.name, func(t *testing.T) {
-			c.fetched(t, run{address: s.addresses[0], transport: plaintext, user: annsName, password: s.password,
-				dir: t.TempDir(), messages: len(raw)}, raw)
-		})
-	}
+	eachClient(t, func(t *testing.T, c client) {
+		c.fetched(t, run{address: s.addresses[0], transport: plaintext, user: annsName, password: s.password,
+			dir: t.TempDir(), messages: len(raw)}, raw)
+	})
 }
 
 var addressInText = regexp.MustCompile(`(?m)^  (http://\S+)$`)
