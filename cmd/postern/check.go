@@ -244,6 +244,14 @@ func listenerText(l config.Listener) string {
 }
 
 func upstreamText(u config.Upstream) string {
+	text := connectionText(u)
+	if u.OAuth.Set() {
+		text += "; tokens by " + strings.ReplaceAll(u.OAuth.Grant, "_", " ")
+	}
+	return text
+}
+
+func connectionText(u config.Upstream) string {
 	if u.Protocol == config.JMAP {
 		where := u.URL
 		if where == "" {

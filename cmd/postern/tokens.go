@@ -114,6 +114,13 @@ func application(u config.Upstream) (*oauth.Application, error) {
 		BasicSecret: o.SecretBy == config.BasicSecret,
 		Parameters:  profile(u).OAuth.Parameters,
 	}
+	if o.CAFile != "" {
+		roots, err := certificates(o.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		app.Roots = roots
+	}
 	switch {
 	case o.ServiceAccount != "":
 		return app, serviceAccount(app, o.ServiceAccount)

@@ -142,20 +142,30 @@ func trust(u config.Upstream) (*tls.Config, error) {
 		ClientSessionCache: tls.NewLRUClientSessionCache(resumable),
 	}
 	if u.CAFile != "" {
-		pem, err := os.ReadFile(u.CAFile)
+		roots, err := certificates(u.CAFile)
 		if err != nil {
 			return nil, fmt.Errorf("upstream %s: %w", u.Name, err)
 		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("upstream %s: no certificate in %s", u.Name, u.CAFile)
-		}
+		c.RootCAs = roots
 	}
 	if u.Fingerprint != nil {
 		c.InsecureSkipVerify = true // in favour of what follows, which resumption does not skip
 		c.VerifyConnection = pinned(u.Fingerprint)
 	}
 	return c, nil
+}
+
+// certificates are those in a PEM file.
+func certificates(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("no certificate in %s", file)
+	}
+	return pool, nil
 }
 
 var errNotPinned = errors.New("the server's certificate does not have the fingerprint that is configured")

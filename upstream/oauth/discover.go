@@ -180,7 +180,7 @@ func (a *Application) transport() http.RoundTripper {
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            a.dial,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.Roots},
 		TLSHandshakeTimeout:    callTime,
 		ResponseHeaderTimeout:  callTime,
 		MaxResponseHeaderBytes: 64 << 10,

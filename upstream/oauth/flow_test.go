@@ -2,9 +2,12 @@ package oauth
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -90,6 +93,28 @@ func TestFaultU38IssuerNamesWhatIsInside(t *testing.T) {
 	_, err := app.client().Get(app.endpoint.TokenURL)
 	if !errors.Is(err, errInternal) {
 		t.Errorf("%v, want a refusal before anything is sent", err)
+	}
+}
+
+// An endpoint is asked only if it proves who it is: to the system's roots, or to
+// those that were given.
+func TestRoots(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Write([]byte(tokens(1, 60)))
+	}))
+	defer server.Close()
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	for _, test := range []struct {
+		roots *x509.CertPool
+		want  error
+	}{{roots, nil}, {nil, upstream.ErrUnavailable}, {x509.NewCertPool(), upstream.ErrUnavailable}} {
+		app := &Application{ClientID: "c", Endpoints: Endpoints{TokenURL: server.URL}, Roots: test.roots}
+		if _, err := app.refresh(t.Context(), upstream.NewSecret("r")); !errors.Is(err, test.want) {
+			t.Errorf("%v, want %v", err, test.want)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ package oauth
 
 import (
 	"context"
+	"crypto/x509"
 	"net/http"
 	"net/url"
 	"strings"
@@ -70,6 +71,8 @@ type Application struct {
 	// Key proves the application instead of a secret (RFC 7523 section 2.2), or
 	// signs for the service account.
 	Key *Key
+	// Roots are whom to trust at the endpoints; nil means the system's.
+	Roots *x509.CertPool
 	// Parameters are added to the authorization request.
 	Parameters map[string]string
 

@@ -10,6 +10,8 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,5 +197,58 @@ accounts: [{user: ann, upstream: office, password_file: open, upstream_password_
 	c, err := Load(path, anyUIDL)
 	if err != nil || len(c.Warnings) != 1 || c.Warnings[0].Key != "accounts[0].password_file" {
 		t.Errorf("%v, warnings %v; want one of the file that everybody may read", err, c.Warnings)
+	}
+}
+
+func TestOAuthFilesAreChecked(t *testing.T) {
+	dir := t.TempDir()
+	writePair(t, dir, "soon.pem", "key.pem", time.Now().Add(10*24*time.Hour))
+	writePair(t, dir, "late.pem", "open.pem", time.Now().Add(-time.Hour))
+	if err := os.Chmod(filepath.Join(dir, "open.pem"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "notes.txt", "not a certificate")
+	write(t, dir, "empty", "\n")
+	path := write(t, dir, "postern.yaml", `
+listeners: [{address: "127.0.0.1:1110"}]
+vault: {key_env: KEY}
+upstreams:
+  a: {provider: gmail, oauth: {client_id: x, client_secret_file: absent}}
+  b: {provider: gmail, oauth: {client_id: x, client_secret_file: empty, ca_file: notes.txt}}
+  c: {provider: microsoft365, oauth: {grant: client_credentials, tenant: t, client_id: x, certificate: notes.txt, key: key.pem}}
+  d: {provider: microsoft365, oauth: {grant: client_credentials, tenant: t, client_id: x, certificate: soon.pem, key: key.pem}}
+  e: {provider: microsoft365, oauth: {grant: client_credentials, tenant: t, client_id: x, certificate: late.pem, key: open.pem}}
+`)
+	c, err := Load(path, anyUIDL)
+	if err == nil {
+		t.Fatalf("nothing was found wrong: %+v", c)
+	}
+	want := []string{
+		"postern.yaml:5: upstreams.a.oauth.client_secret_file: cannot read absent: no such file or directory",
+		"postern.yaml:6: upstreams.b.oauth.client_secret_file: empty is empty",
+		"postern.yaml:6: upstreams.b.oauth.ca_file: no certificate in notes.txt: it must hold PEM",
+		"postern.yaml:7: upstreams.c.oauth.certificate: no certificate: it must hold PEM",
+	}
+	got := strings.Split(strings.ReplaceAll(err.Error(), dir+"/", ""), "\n")
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("faults (-want +got):\n%s", diff)
+	}
+
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := regexp.MustCompile(`(?m)^  [abc]: .*\n`).ReplaceAllString(string(text), "")
+	c, err = Load(write(t, dir, "postern.yaml", good), anyUIDL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	warned := Faults(c.Warnings).Error()
+	for _, words := range []string{"d.oauth.certificate: expires on", "e.oauth.certificate: expired on", "e.oauth.key: everybody on this machine may read"} {
+		if !strings.Contains(warned, words) {
+			t.Errorf("warnings %s\nwant one with %q", warned, words)
+		}
 	}
 }

@@ -31,6 +31,7 @@ type OAuth struct {
 	Token    string
 	Device   string
 	SecretBy string // PostSecret or BasicSecret
+	CAFile   string // whom to trust at the endpoints; "" for the system's roots
 }
 
 // Whose word lets postern into mailboxes.
@@ -73,6 +74,7 @@ func (o *OAuth) fields() []field {
 		{"token_endpoint", into(&o.Token, endpoint)},
 		{"device_endpoint", into(&o.Device, endpoint)},
 		{"send_secret", into(&o.SecretBy, oneOf(PostSecret, BasicSecret))},
+		{"ca_file", into(&o.CAFile, text)},
 	}
 }
 
@@ -232,6 +234,7 @@ func (o OAuth) checkEndpoints(d *decoder, path string) {
 func (o *OAuth) files() map[string]*string {
 	return map[string]*string{
 		"client_secret_file": &o.ClientSecretFile, "certificate": &o.Certificate, "key": &o.Key, "service_account_file": &o.ServiceAccount,
+		"ca_file": &o.CAFile,
 	}
 }
 
@@ -250,9 +253,14 @@ func (o OAuth) checkFiles(d *decoder, path string) {
 		if len(strings.TrimSpace(string(content))) == 0 {
 			d.fault(path+"."+key, "%s is empty", *name)
 		}
-		if key == "certificate" {
+		switch key {
+		case "certificate":
 			checkEnd(d, path+"."+key, content)
-		} else {
+		case "ca_file":
+			if !x509.NewCertPool().AppendCertsFromPEM(content) {
+				d.fault(path+"."+key, "no certificate in %s: it must hold PEM", *name)
+			}
+		default:
 			warnOfReaders(d, path+"."+key, *name)
 		}
 	}
