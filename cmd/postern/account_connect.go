@@ -91,6 +91,7 @@ func (p *program) connectAccount(o office, user string, how connecting) error {
 	if errors.Is(err, upstream.ErrAuth) {
 		return fmt.Errorf("%s does not take what was granted for the mailbox %s, so it is not kept: %w\n%s", at.up.Name, at.login, err, advice(at.up, err))
 	}
+	grant.For = app.For(at.login)
 	if saveErr := replaceGrant(context.WithoutCancel(p.drain), grants{o.config, o.vault, o.store}, auth.Fold(user), grant); saveErr != nil {
 		return saveErr
 	}

@@ -57,6 +57,7 @@ func (a *asking) Finish(ctx context.Context, answer url.Values) (consent.Setting
 	} else if err != nil {
 		return consent.Settings{}, fmt.Errorf("open %s with what was granted: %w", at.login, err)
 	}
+	grant.For = d.apps[at.up.Name].For(at.login)
 	ctx = context.WithoutCancel(ctx) // what is begun is ended, whoever has gone away
 	if _, err := d.store.UseInvitation(ctx, i.Token); err != nil {
 		return consent.Settings{}, invitationError(err)

@@ -26,6 +26,8 @@ type Grant struct {
 	Refreshed time.Time // when the access token was given
 	// Refused is when the provider last refused to refresh it; zero: it did not.
 	Refused time.Time
+	// For is what it was given for, as Application.For has it; empty: not known.
+	For string
 }
 
 // stored is a Grant as it is sealed: a Secret shows asterisks to everybody else.
@@ -39,12 +41,13 @@ type stored struct {
 	Consented    time.Time `json:"consented,omitzero"`
 	Refreshed    time.Time `json:"refreshed,omitzero"`
 	Refused      time.Time `json:"refused,omitzero"`
+	For          string    `json:"for,omitempty"`
 }
 
 // Text is the grant as JSON, to be sealed and kept.
 func (g Grant) Text() upstream.Secret {
 	text, err := json.Marshal(stored{g.AccessToken.Reveal(), g.Expiry, g.RefreshToken.Reveal(), g.Former.Reveal(),
-		g.Ends, g.Scopes, g.Consented, g.Refreshed, g.Refused})
+		g.Ends, g.Scopes, g.Consented, g.Refreshed, g.Refused, g.For})
 	if err != nil {
 		panic(err) // strings and times of this century
 	}
@@ -58,7 +61,13 @@ func ParseGrant(text upstream.Secret) (Grant, error) {
 		return Grant{}, errors.New("not a grant") // the JSON error could quote it
 	}
 	return Grant{upstream.NewSecret(s.AccessToken), s.Expiry, upstream.NewSecret(s.RefreshToken), upstream.NewSecret(s.Former),
-		s.Ends, s.Scopes, s.Consented, s.Refreshed, s.Refused}, nil
+		s.Ends, s.Scopes, s.Consented, s.Refreshed, s.Refused, s.For}, nil
+}
+
+// leadsTo tells whether later is what the provider gave for this grant's refresh
+// token.
+func (g Grant) leadsTo(later Grant) bool {
+	return g.Consented.Equal(later.Consented) && (g.RefreshToken == later.RefreshToken || g.RefreshToken == later.Former)
 }
 
 // undated is how long a token is taken to be good where the provider does not

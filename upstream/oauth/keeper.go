@@ -132,7 +132,7 @@ func (k *Keeper) Tend(ctx context.Context, account, login string, app *Applicati
 // Source returns what gives an account's tokens. login is the account's name
 // at the provider.
 func (k *Keeper) Source(account, login string, app *Application) upstream.TokenSource {
-	s := &source{k: k, app: app, account: account, login: login, key: "account " + app.Name + " " + account}
+	s := &source{k: k, app: app, account: account, login: login, key: "account " + app.Name + " " + account + "\x00" + app.For(login)}
 	switch app.Flow {
 	case ByClientCredentials: // one token for all
 		s.key = "application " + app.Name
@@ -265,8 +265,11 @@ func (s *source) load(ctx context.Context, h *held) error {
 	if version != h.version {
 		*h = held{grant: grant, version: version}
 	}
-	if grant.RefreshToken.Reveal() == "" && !grant.goodFor(margin) {
+	switch {
+	case grant.RefreshToken.Reveal() == "" && !grant.goodFor(margin):
 		return fmt.Errorf("%q has given no consent yet: %w", s.account, upstream.ErrConsent)
+	case grant.For != "" && grant.For != s.app.For(s.login):
+		return fmt.Errorf("%q has given consent for another mailbox than %q: %w", s.account, s.login, upstream.ErrConsent)
 	}
 	return nil
 }
@@ -329,6 +332,13 @@ func (s *source) exchange(ctx context.Context, g *Grant) (*oauth2.Token, error) 
 // can, and given to nobody before.
 func (s *source) save(ctx context.Context, h *held, g Grant) error {
 	version, err := s.k.o.Store.SaveGrant(ctx, s.account, h.version, g)
+	if errors.Is(err, ErrConflict) {
+		// Another process may have noted that the provider refuses the refresh
+		// token, which is no wonder if it is used up: this is what it was used for.
+		if there, now, failed := s.k.o.Store.Grant(ctx, s.account); failed == nil && !there.Refused.IsZero() && there.leadsTo(g) {
+			version, err = s.k.o.Store.SaveGrant(ctx, s.account, now, g)
+		}
+	}
 	switch {
 	case err == nil:
 		h.grant, h.version, h.unsaved = g, version, false

@@ -518,6 +518,69 @@ func TestFaultS5TwoProcessesRefresh(t *testing.T) {
 	})
 }
 
+// Of two processes that refresh, one is told that the refresh token is used up,
+// and notes that before the other one has saved what it was used for. That is
+// saved all the same.
+func TestTwoProcessesRefreshAndOneIsRefused(t *testing.T) {
+	bubble(t, old, func(t *testing.T, d *desk) {
+		other := NewKeeper(Options{Store: d.shelf}).Source(ann, ann, d.app)
+		d.shelf.before = func() {
+			d.provider.say(400, `{"error":"invalid_grant"}`)
+			if _, err := other.Token(t.Context(), upstream.Secret{}); !errors.Is(err, upstream.ErrConsent) {
+				t.Errorf("the other one: %v, want ErrConsent", err)
+			}
+			d.provider.say(0, "")
+		}
+		d.want("access-1", nil, 3)
+		if g := d.shelf.grant(ann); g.RefreshToken.Reveal() != "refresh-1" || !g.Refused.IsZero() || d.shelf.isLost(ann) {
+			t.Errorf("kept %q, refused %v, lost %t", g.RefreshToken.Reveal(), g.Refused, d.shelf.isLost(ann))
+		}
+	})
+}
+
+// An account is removed, and made again for somebody else. Nothing of the former
+// owner is given to the new one, or put in the place of what they consented to.
+func TestAccountMadeAgain(t *testing.T) {
+	again := Grant{RefreshToken: upstream.NewSecret("refresh-new"), Consented: time.Now(), For: (&Application{ClientID: "postern"}).For("bob")}
+	replace := func(d *desk) {
+		d.shelf.mu.Lock()
+		defer d.shelf.mu.Unlock()
+		d.shelf.grants[ann], d.shelf.version[ann] = again, 1000
+	}
+	check := func(t *testing.T, d *desk, login string, kind error) {
+		t.Helper()
+		asked := d.provider.times()
+		token, err := d.keeper.Source(ann, login, d.app).Token(t.Context(), upstream.Secret{})
+		if !errors.Is(err, kind) || err == nil && d.provider.asked[asked].Get("refresh_token") != "refresh-new" {
+			t.Errorf("%s: token %q, %v, want %v and a token by the new consent", login, token.Reveal(), err, kind)
+		}
+		if err != nil && d.provider.times() != asked {
+			t.Errorf("%s: the provider was asked", login)
+		}
+	}
+	t.Run("for another mailbox", func(t *testing.T) {
+		bubble(t, old, func(t *testing.T, d *desk) {
+			d.want("access-1", nil, 1)
+			replace(d)
+			check(t, d, "bob", nil)
+		})
+	})
+	t.Run("its login changed", func(t *testing.T) {
+		bubble(t, old, func(t *testing.T, d *desk) {
+			replace(d)
+			check(t, d, "carol", upstream.ErrConsent)
+		})
+	})
+	t.Run("at another provider", func(t *testing.T) {
+		bubble(t, old, func(t *testing.T, d *desk) {
+			again.For = d.app.For(ann)
+			replace(d)
+			d.app.ClientID = "postern-there"
+			check(t, d, ann, upstream.ErrConsent)
+		})
+	})
+}
+
 // H10: a clock that was a day ahead blocks nothing when it is right again.
 func TestFaultH10ClockThatWentBack(t *testing.T) {
 	ahead := func() Grant {
@@ -632,11 +695,14 @@ func TestKeeperForgets(t *testing.T) {
 func TestKeysCannotBeGuessed(t *testing.T) {
 	a, b := NewKeeper(Options{}), NewKeeper(Options{})
 	app := &Application{Name: "x"}
-	if a.Source(ann, ann, app).Key() != a.Source(ann, "other login", app).Key() {
+	if a.Source(ann, ann, app).Key() != a.Source(ann, ann, app).Key() {
 		t.Error("one account has two keys")
 	}
 	if a.Source(ann, ann, app).Key() == a.Source(ann, ann, &Application{Name: "y"}).Key() {
 		t.Error("the tokens of one provider would be shown to another")
+	}
+	if a.Source(ann, ann, app).Key() == a.Source(ann, "other login", app).Key() {
+		t.Error("two mailboxes have one key")
 	}
 	if a.Source(ann, ann, app).Key() == b.Source(ann, ann, app).Key() || a.Source(ann, ann, app).Key() == a.Source("bob", ann, app).Key() {
 		t.Error("two accounts or processes have one key")

@@ -122,6 +122,11 @@ func (a *Application) begin(ctx context.Context) (_ context.Context, end func(),
 	}
 }
 
+// For names the mailbox of login, as this application may be let into it. A grant
+// for another one is of no use here, and is not to be shown to the provider of
+// this one.
+func (a *Application) For(login string) string { return a.ClientID + " " + strings.ToLower(login) }
+
 // config is the application as the library knows it.
 func (a *Application) config(e Endpoints, redirect string) *oauth2.Config {
 	return &oauth2.Config{
