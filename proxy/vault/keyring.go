@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -86,6 +87,17 @@ func (r *Keyring) key(id string) (key, bool) {
 		}
 	}
 	return key{}, false
+}
+
+// before returns the keyring with the keys of another one behind its own.
+func (r *Keyring) before(other *Keyring) *Keyring {
+	both := &Keyring{slices.Clone(r.keys)}
+	for _, k := range other.keys {
+		if _, there := both.key(k.id); !there {
+			both.keys = append(both.keys, k)
+		}
+	}
+	return both
 }
 
 // IDs returns the fingerprints of the keys, that of the one that seals first.

@@ -226,6 +226,8 @@ func (v *Vault) mayReload() bool {
 }
 
 // reload takes up the keyring of now. One that cannot be read changes nothing.
+// Keys that are not in it any more go on opening in this process: it may be half
+// written, or somebody's mistake, which Open tells of at the next start.
 func (v *Vault) reload() {
 	if v.source == nil {
 		return
@@ -236,5 +238,5 @@ func (v *Vault) reload() {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.ring = ring
+	v.ring = ring.before(v.ring)
 }

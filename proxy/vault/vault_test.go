@@ -292,6 +292,21 @@ func TestNewKeyIsTakenUp(t *testing.T) {
 	wantText(t, server, name("ann", "grant"), "three", "two", 3)
 }
 
+// A keyring that lacks the former key, half written or put there by mistake, locks
+// a running server out of nothing.
+func TestKeyringWithoutTheFormerKey(t *testing.T) {
+	s := storeAt(t, t.TempDir())
+	old, new := NewKey(), NewKey()
+	r := &ring{lines: []string{old}}
+	server := opened(t, s, r.source)
+	put(t, server, name("ann", "grant"), 0, "ann's")
+	r.set(new)
+	put(t, server, name("bob", "grant"), 0, "bob's")
+	wantText(t, server, name("ann", "grant"), "ann's", "", 1)
+	r.set(new, old)
+	wantText(t, opened(t, s, r.source), name("bob", "grant"), "bob's", "", 1)
+}
+
 func TestRekeyLeavesWhatDoesNotOpen(t *testing.T) {
 	s := storeAt(t, t.TempDir())
 	old, new := NewKey(), NewKey()
