@@ -217,8 +217,10 @@ func within(at time.Time, d time.Duration) bool {
 func (s *source) renew(ctx context.Context, refused upstream.Secret) (upstream.Secret, error) {
 	h := s.k.find(s.key)
 	if s.app.Flow == ByConsent {
-		if err := s.load(ctx, &h); err != nil {
+		if err := s.load(ctx, &h); err != nil && h.unsaved {
 			return upstream.Secret{}, err
+		} else if err != nil {
+			return s.fallback(h.grant, refused, err)
 		}
 	}
 	had := h.grant

@@ -84,13 +84,14 @@ func tokens(n, seconds int) string {
 
 // A shelf is a Store in memory.
 type shelf struct {
-	mu      sync.Mutex
-	grants  map[string]Grant
-	version map[string]int64
-	lost    map[string]bool
-	fail    error // of SaveGrant
-	before  func()
-	saves   int
+	mu         sync.Mutex
+	grants     map[string]Grant
+	version    map[string]int64
+	lost       map[string]bool
+	fail       error // of SaveGrant
+	unreadable error // of Grant
+	before     func()
+	saves      int
 }
 
 func newShelf(account string, g Grant) *shelf {
@@ -100,6 +101,9 @@ func newShelf(account string, g Grant) *shelf {
 func (s *shelf) Grant(_ context.Context, account string) (Grant, int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.unreadable != nil {
+		return Grant{}, 0, s.unreadable
+	}
 	g, err := ParseGrant(s.grants[account].Text()) // as it would come from a disk
 	return g, s.version[account], err
 }
@@ -625,6 +629,18 @@ func TestConsentEndsAhead(t *testing.T) {
 		if g.RefreshToken.Reveal() != "refresh-0" || g.Former.Reveal() != "refresh-former" || !slices.Equal(g.Scopes, []string{"a", "b"}) {
 			t.Errorf("an answer without a refresh token made %+v of the grant", g)
 		}
+	})
+}
+
+// A state that cannot be read costs nobody a token that is good.
+func TestUnreadableStoreCostsNoGoodToken(t *testing.T) {
+	bubble(t, old, func(t *testing.T, d *desk) {
+		d.want("access-1", nil, 1)
+		time.Sleep(57 * time.Minute) // so that another one is wanted
+		d.shelf.unreadable = errors.New("disk on fire")
+		d.want("access-1", nil, 1)
+		time.Sleep(3 * time.Minute)
+		d.want("", upstream.ErrUnavailable, 1)
 	})
 }
 
