@@ -711,7 +711,7 @@ func TestKeeperForgets(t *testing.T) {
 func TestKeysCannotBeGuessed(t *testing.T) {
 	a, b := NewKeeper(Options{}), NewKeeper(Options{})
 	app := &Application{Name: "x"}
-	if a.Source(ann, ann, app).Key() != a.Source(ann, ann, app).Key() {
+	if first, second := a.Source(ann, ann, app), a.Source(ann, ann, app); first.Key() != second.Key() {
 		t.Error("one account has two keys")
 	}
 	if a.Source(ann, ann, app).Key() == a.Source(ann, ann, &Application{Name: "y"}).Key() {
