@@ -34,4 +34,8 @@ type Hooks struct {
 	// WarmReuse: an account logged in where connections are kept warm; hit
 	// tells whether what an earlier login has left could be used.
 	WarmReuse func(hit bool)
+	// Mistaken: a message that was to be removed is another one than was listed
+	// under its name. The upstream's names do not last, or do not tell messages
+	// apart: somebody has to look at it.
+	Mistaken func()
 }

@@ -123,6 +123,7 @@ func (m *Metrics) Upstream(name, protocol string) upstream.Hooks {
 		readAhead     = hits(t.readAhead, name, protocol)
 		listings      = hits(t.listings, name, protocol)
 		warm          = hits(t.warm, name, protocol)
+		mistaken      = t.mistaken.WithLabelValues(name, protocol)
 	)
 	t.heldBack.WithLabelValues(name)
 	each(upstream.Kinds(), func(k string) { t.upstreamFailed.WithLabelValues(name, protocol, k) })
@@ -156,6 +157,7 @@ func (m *Metrics) Upstream(name, protocol string) upstream.Hooks {
 		Spilled:      func(octets int64) { spilled.Add(float64(octets)) },
 		ListingCache: listings,
 		WarmReuse:    warm,
+		Mistaken:     mistaken.Inc,
 	}
 }
 

@@ -130,6 +130,7 @@ func TestSeriesAreClosed(t *testing.T) {
 		up.ListingCache(hit)
 		up.WarmReuse(hit)
 	}
+	up.Mistaken()
 	up.Disconnected()
 	m.HeldBack("office")
 	m.Accounts([]string{"generated"})("generated")
@@ -168,6 +169,7 @@ func TestCounts(t *testing.T) {
 		up.ListingCache(hit)
 		up.WarmReuse(!hit)
 	}
+	up.Mistaken()
 
 	page := scrape(t, m)
 	for _, want := range []string{
@@ -212,6 +214,7 @@ func TestCounts(t *testing.T) {
 		`postern_read_ahead_spilled_bytes_total{protocol="imap",upstream="office"} 5`,
 		`postern_listings_kept_total{protocol="imap",result="hit",upstream="office"} 2`,
 		`postern_warm_logins_total{protocol="imap",result="miss",upstream="office"} 2`,
+		`postern_messages_mistaken_total{protocol="imap",upstream="office"} 1`,
 	} {
 		if !slices.Contains(page, want) {
 			t.Errorf("no line %s", want)

@@ -104,6 +104,7 @@ type table struct {
 	readAheadSpilled *prometheus.CounterVec
 	listings         *prometheus.CounterVec
 	warm             *prometheus.CounterVec
+	mistaken         *prometheus.CounterVec
 }
 
 func newTable(r prometheus.Registerer) *table {
@@ -159,6 +160,8 @@ func newTable(r prometheus.Registerer) *table {
 		readAheadSpilled: f.counter("read_ahead_spilled_bytes_total", "Octets read ahead that went to disk for a while.", up...),
 		listings:         f.counter("listings_kept_total", "Mailboxes opened: hit if the listing of an earlier session made up for listing them anew.", "upstream", "protocol", "result"),
 		warm:             f.counter("warm_logins_total", "Logins where upstream connections are kept warm: hit if one served.", "upstream", "protocol", "result"),
+		mistaken: f.counter("messages_mistaken_total", "Messages that were to be removed and were other ones than were listed under their names, so were left. "+
+			"The upstream's names for messages do not last: one is worth an alarm.", up...),
 	}
 }
 

@@ -77,6 +77,9 @@ func (u *Upstream) login(ctx context.Context, account upstream.Account) (_ *conn
 	if u.o.Warm > 0 && (err == nil || errors.Is(err, upstream.ErrAuth)) {
 		u.o.Stable.judged(u, account, err == nil)
 	}
+	if errors.Is(err, upstream.ErrBusy) {
+		u.o.Stable.makeRoom(u, account)
+	}
 	if err != nil {
 		c.g.Close()
 		return nil, err

@@ -243,6 +243,9 @@ func (c *conn) compare(some []entry, found map[uint32]int64) (uids, absent []uin
 			uids = append(uids, e.uid)
 		default:
 			c.o.Log.Warn("another message under the same UID", "uid", e.uid, "listed", e.size, "found", size)
+			if hook := c.o.Hooks.Mistaken; hook != nil {
+				hook()
+			}
 		}
 	}
 	return uids, absent

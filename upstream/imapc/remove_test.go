@@ -112,11 +112,13 @@ func TestMoveFallbackIsNeverUsed(t *testing.T) {
 // U32
 func TestRemoveLeavesAnotherMessageUnderTheSameUID(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
+		mistaken := 0
+		f.options.Hooks.Mistaken = func() { mistaken++ }
 		d := f.list()
 		f.change(5, func(m *fakeMessage) { m.raw = upstreamtest.Letter(50, 5000) })
 		wantRemoved(t, f, d, []int{0, 1}, 1, upstream.ErrRejected, 5, 6, 9)
-		if slices.Contains(f.flagged, 5) {
-			t.Error("UID 5 was flagged")
+		if slices.Contains(f.flagged, 5) || mistaken != 1 {
+			t.Errorf("flagged UIDs %v, told of %d mistaken messages, want not 5, and one", f.flagged, mistaken)
 		}
 	})
 }

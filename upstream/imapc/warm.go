@@ -201,6 +201,19 @@ func (s *Stable) judged(u *Upstream, a upstream.Account, accepted bool) {
 	}
 }
 
+// makeRoom gives up the connections of the account at a server that says that it
+// has too many: those that were opened with another password, or by the policy of
+// another route.
+func (s *Stable) makeRoom(u *Upstream, a upstream.Account) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at, p := range s.parked {
+		if at.account == a.User && at.u.o.Address == u.o.Address {
+			s.dismiss(p)
+		}
+	}
+}
+
 // expire gives a connection up, if it is parked still.
 func (s *Stable) expire(p *parked) {
 	s.mu.Lock()

@@ -219,6 +219,33 @@ func TestChangedPasswordIsNoticed(t *testing.T) {
 	})
 }
 
+// U10: a server that has too many connections of an account is given back those
+// that wait, whoever's they are, and of that account only.
+func TestTooManyConnectionsGiveBackWarmOnes(t *testing.T) {
+	for _, said := range []string{"[LIMIT] no more", "[INUSE] in use", "[ALERT] Too many simultaneous connections. (Failure)"} {
+		bubble(t, func(t *testing.T, f *fake) {
+			f.options.Warm = time.Minute
+			f.options.Stable = NewStable(10)
+			u, other := f.upstream(), f.upstream() // of two routes
+			for _, u := range []*Upstream{u, other} {
+				if _, err := f.poll(u, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			bobs := &parked{place: place{u, "bob"}, c: &conn{}, listing: nil, timer: time.NewTimer(time.Hour)}
+			bobs.element = u.o.Stable.order.PushBack(bobs)
+			u.o.Stable.parked[bobs.place] = bobs
+			defer delete(u.o.Stable.parked, bobs.place)
+			f.fault = onCommand("LOGIN", func(c *fakeConn) bool { c.say("%s NO %s", c.tag, said); return true })
+			_, err := f.poll(u, "another password")
+			wantError(t, said, err, upstream.ErrBusy)
+			if n := u.o.Stable.count(); n != 1 || u.o.Stable.parked[bobs.place] != bobs {
+				t.Errorf("%s: %d connections kept, want bob's alone", said, n)
+			}
+		})
+	}
+}
+
 // There is a bound to how many connections are kept, and the oldest make room.
 func TestStableIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
