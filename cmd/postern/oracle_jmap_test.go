@@ -25,7 +25,7 @@ func TestOracleJMAP(t *testing.T) {
 		return
 	}
 	first, wanted := uint64(1), faultedSessions(2_000)
-	enough := func() bool { return sums.faulted.Load() >= wanted }
+	enough := func() bool { return sums.enough(wanted) }
 	if *oracleSoak > 0 {
 		first = rand.Uint64() >> 16
 		end := time.Now().Add(*oracleSoak)
