@@ -141,6 +141,9 @@ func New(o Options) *Site {
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { s.trouble(w, http.StatusNotFound, noPage) })
 	// Against forms of other sites: https://pkg.go.dev/net/http#CrossOriginProtection
 	protection := http.NewCrossOriginProtection()
+	// Without Sec-Fetch-Site, which older browsers lack, it compares the origin with
+	// the host, and that may be another one behind whoever adds TLS.
+	protection.AddTrustedOrigin(o.Public.Scheme + "://" + o.Public.Host)
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { s.trouble(w, http.StatusForbidden, foreign) }))
 	s.handler = protected(protection.Handler(limited(mux)))
 	return s

@@ -340,3 +340,48 @@ func TestCookie(t *testing.T) {
 		t.Errorf("cookie %+v", c)
 	}
 }
+
+// Whoever has one link cannot drive away those who are at the provider by
+// another, nor take away settings, which are shown once.
+func TestManyVisitsByOneLink(t *testing.T) {
+	p := newPending()
+	secret := upstream.NewSecret
+	p.put(secret("done"), visit{settings: &Settings{}, invitation: secret("a")}, settingsLife)
+	p.put(secret("asked"), visit{request: &request{}, invitation: secret("b")}, requestLife)
+	for i := range 2 * maxVisits {
+		p.put(secret(fmt.Sprint("again ", i)), visit{request: &request{}, invitation: secret("c")}, requestLife)
+	}
+	for _, browser := range []string{"done", "asked", fmt.Sprint("again ", 2*maxVisits-1)} {
+		if _, ok := p.get(secret(browser)); !ok {
+			t.Errorf("%s: gone, want it there", browser)
+		}
+	}
+	if n := len(p.browsers); n != 2+maxEach {
+		t.Errorf("%d visits, want the two others and %d", n, maxEach)
+	}
+	for i := range 2 * maxVisits {
+		p.put(secret(fmt.Sprint("other ", i)), visit{request: &request{}, invitation: secret(fmt.Sprint("other ", i))}, requestLife)
+	}
+	if _, ok := p.get(secret("done")); !ok || len(p.browsers) != maxVisits+1 {
+		t.Errorf("%d visits, settings there: %t; want %d and the settings", len(p.browsers), ok, maxVisits)
+	}
+}
+
+// Behind a server that adds TLS and names another host, a form of these pages
+// comes from the public address.
+func TestFormsBehindAnotherHost(t *testing.T) {
+	public, err := url.Parse("https://pop.example.org/mail")
+	if err != nil {
+		t.Fatal(err)
+	}
+	site := New(Options{Desk: &desk{site: "https://provider.example"}, Public: public})
+	for origin, want := range map[string]int{"https://pop.example.org": 200, "https://evil.example": 403, "http://pop.example.org": 403, "null": 403} {
+		r := httptest.NewRequest("POST", "http://127.0.0.1:9110/connect/"+invite, nil)
+		r.Header.Set("Origin", origin)
+		w := httptest.NewRecorder()
+		site.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("a form from %s: got %d, want %d", origin, w.Code, want)
+		}
+	}
+}

@@ -20,15 +20,17 @@ type pending struct {
 
 // A visit is what one browser is at.
 type visit struct {
-	until    time.Time
-	request  Request   // until it is finished
-	settings *Settings // after that
+	until      time.Time
+	invitation upstream.Secret // that it began with
+	request    Request         // until it is finished
+	settings   *Settings       // after that
 }
 
 const (
 	requestLife  = 15 * time.Minute // for a person to log in at the provider
 	settingsLife = 10 * time.Minute // for them to type the settings in
-	maxVisits    = 1000
+	maxVisits    = 1000             // that are asked, and as many that are shown settings
+	maxEach      = 5                // that are asked by one invitation
 )
 
 func newPending() *pending { return &pending{browsers: map[[sha256.Size]byte]*visit{}} }
@@ -36,18 +38,41 @@ func newPending() *pending { return &pending{browsers: map[[sha256.Size]byte]*vi
 // newBrowser is the secret of a cookie.
 func newBrowser() upstream.Secret { return upstream.NewSecret(rand.Text()) }
 
-// put has a browser be at something else. When there are too many, those past
-// their time make room, and otherwise any.
+// put has a browser be at something else. When too many people are asked, the
+// first of them makes room, and sooner one who has the same link: nobody who has
+// one can drive others away, or take settings from the screen that are not shown
+// again.
 func (p *pending) put(browser upstream.Secret, v visit, life time.Duration) {
 	v.until = time.Now().Add(life)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, other := range p.browsers {
-		if time.Now().After(other.until) || len(p.browsers) >= maxVisits {
+		if time.Now().After(other.until) {
 			delete(p.browsers, key)
 		}
 	}
+	if v.settings == nil {
+		p.makeRoom(maxEach, func(other *visit) bool { return other.settings == nil && other.invitation == v.invitation })
+	}
+	p.makeRoom(maxVisits, func(other *visit) bool { return (other.settings == nil) == (v.settings == nil) })
 	p.browsers[sha256.Sum256([]byte(browser.Reveal()))] = &v
+}
+
+// makeRoom drops the oldest of some visits if there are so many.
+func (p *pending) makeRoom(most int, among func(*visit) bool) {
+	n := 0
+	var oldest [sha256.Size]byte
+	for key, v := range p.browsers {
+		if !among(v) {
+			continue
+		}
+		if n++; n == 1 || v.until.Before(p.browsers[oldest].until) {
+			oldest = key
+		}
+	}
+	if n >= most {
+		delete(p.browsers, oldest)
+	}
 }
 
 // get returns what a browser is at, if anything.

@@ -31,7 +31,7 @@ func (s *Site) begin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	browser := newBrowser()
-	s.pending.put(browser, visit{request: request}, requestLife)
+	s.pending.put(browser, visit{request: request, invitation: invitation(r)}, requestLife)
 	http.SetCookie(w, s.cookie(browser))
 	s.show(w, http.StatusOK, "begin.html", request.URL())
 }
