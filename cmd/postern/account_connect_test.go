@@ -1,8 +1,15 @@
 package main
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
 	"strings"
 	"testing"
+
+	"postern/cmd/internal/config"
 )
 
 // Whom postern account connect has nothing to ask, and why.
@@ -61,5 +68,37 @@ routes: [{user: "*", upstream: w, login: account}]
 `, secretIn(t, `{"type": "authorized_user"}`)))
 	if code != exitUsage || !strings.Contains(err, "upstreams.w.oauth: ") || !strings.Contains(err, "not the key of a service account") {
 		t.Errorf("exit code %d: %s", code, err)
+	}
+}
+
+// The file of a service account says where its tokens are, unless the
+// configuration does.
+func TestServiceAccountKnowsItsEndpoint(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ file, configured, want, err string }{
+		{"https://oauth2.example/token", "", "https://oauth2.example/token", ""},
+		{"https://oauth2.example/token", "http://127.0.0.1:1/t", "http://127.0.0.1:1/t", ""},
+		{"http://oauth2.example/token", "", "", "https"},
+		{"", "", "", "https"},
+	} {
+		text, err := json.Marshal(map[string]string{"type": "service_account", "client_email": "x@y", "token_uri": test.file,
+			"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		app, err := application(config.Upstream{OAuth: config.OAuth{Grant: config.ByServiceAccount, Token: test.configured, ServiceAccount: secretIn(t, string(text))}})
+		switch {
+		case test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)):
+			t.Errorf("%+v: %v", test, err)
+		case test.err == "" && (err != nil || app.TokenURL != test.want):
+			t.Errorf("%+v: %v", test, err)
+		}
 	}
 }

@@ -402,9 +402,11 @@ routes:
 		{"office", "Bob@Example.org", "bob@example.org"},
 		{"shop", "bob@example.org", "bob@example.org"}, // moved there
 		{"shop", "Ann", "ann"},                         // as who has no account
-		{"office", "ann", "office ann"},
-		{"office", "bob", "office bob"},
-		{"shop", "bob", "shop bob"},
+		{"office", "ann", "office\x00ann"},
+		{"office", "bob", "office\x00bob"},
+		{"shop", "bob", "shop\x00bob"},
+		{"shop", "a bob", "a bob"},
+		{"office", "\u212aim@example.org", "\u212aim@example.org"}, // a Kelvin sign: looks like kim, and is somebody else
 	} {
 		if got := ledgerAccount(c, test.upstream, test.login); got != test.want {
 			t.Errorf("%s at %s: ledger %q, want %q", test.login, test.upstream, got, test.want)

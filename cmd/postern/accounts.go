@@ -252,9 +252,9 @@ func (at place) ledger(c *config.Config) string { return ledgerAccount(c, at.up.
 // a user whom a route takes there; any other name without a domain is somebody's
 // at that upstream, and may be somebody else's at another.
 func ledgerAccount(c *config.Config, upstreamName, login string) string {
-	name := strings.ToLower(login)
+	name := auth.Fold(login)
 	if r, _, ok := c.Route(login); strings.Contains(login, "@") || ok && r.Upstream == upstreamName {
 		return name
 	}
-	return upstreamName + " " + name
+	return upstreamName + "\x00" + name // which is nobody's name
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"postern/cmd/internal/config"
@@ -144,6 +145,12 @@ func serviceAccount(app *oauth.Application, file string) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	app.ClientID, app.Key = account.Email, account.Key
+	if app.TokenURL != "" || app.Issuer != "" {
+		return nil
+	}
+	if app.TokenURL = account.TokenURL; !strings.HasPrefix(app.TokenURL, "https://") {
+		return fmt.Errorf("%s: its token_uri does not begin with https", file)
+	}
 	return nil
 }
 
