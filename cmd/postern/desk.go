@@ -29,10 +29,12 @@ type desk struct {
 	store  state.Store
 	vault  *vault.Vault
 	apps   map[string]*oauth.Application // by upstream
+	secret [32]byte                      // that the links in notices are made of, as long as the process lives
 }
 
 func newDesk(c *config.Config, store state.Store, v *vault.Vault, apps map[string]*oauth.Application) (*desk, error) {
 	d := &desk{config: c, store: store, vault: v, apps: apps}
+	rand.Read(d.secret[:])
 	if c.Consent.PublicURL == "" {
 		return d, nil
 	}

@@ -37,25 +37,19 @@ func (n noticing) Lost(ctx context.Context, _ upstream.Account) (notice.Lost, bo
 	if n.public == nil {
 		return lost, true, nil
 	}
-	invitation, err := n.invitation(ctx, c.Lost)
-	if err != nil {
-		return lost, false, err
-	}
+	invitation := n.invitation(c.Lost)
 	lost.Link = n.link(invitation)
 	_, err = n.invite(ctx, n.account, invitation)
 	return lost, err == nil, err
 }
 
 // invitation is the one that goes into the notice of this loss: the same each
-// time that a client looks at it, until it has been told.
-func (n noticing) invitation(ctx context.Context, lost time.Time) (upstream.Secret, error) {
-	seed, err := n.store.Seed(ctx)
-	if err != nil {
-		return upstream.Secret{}, err
-	}
-	h := hmac.New(sha256.New, seed)
-	h.Write([]byte("invitation\x00" + n.account + "\x00" + strconv.FormatInt(lost.UnixNano(), 10)))
-	return upstream.NewSecret(base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:18])), nil
+// time that a client looks at it, until it has been told. After a restart there
+// is another one beside it: nothing in the state is to tell what the link was.
+func (n noticing) invitation(lost time.Time) upstream.Secret {
+	h := hmac.New(sha256.New, n.secret[:])
+	h.Write([]byte(n.account + "\x00" + strconv.FormatInt(lost.UnixNano(), 10)))
+	return upstream.NewSecret(base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:18]))
 }
 
 func (n noticing) Told(ctx context.Context, _ upstream.Account, _ notice.Lost) error {
