@@ -13,6 +13,7 @@ import (
 	"postern/cmd/internal/config"
 	"postern/proxy/accounts"
 	"postern/proxy/consent"
+	"postern/proxy/state"
 	"postern/upstream"
 	"postern/upstream/oauth"
 )
@@ -58,14 +59,23 @@ func (a *asking) Finish(ctx context.Context, answer url.Values) (consent.Setting
 		return consent.Settings{}, fmt.Errorf("open %s with what was granted: %w", at.login, err)
 	}
 	grant.For = d.apps[at.up.Name].For(at.login)
-	ctx = context.WithoutCancel(ctx) // what is begun is ended, whoever has gone away
+	return d.connected(context.WithoutCancel(ctx), i, grant) // what is begun is ended, whoever has gone away
+}
+
+// connected keeps what was granted, and uses up the invitation. What fails then
+// gives it back: the person is told to open the link once more.
+func (d *desk) connected(ctx context.Context, i state.Invitation, grant oauth.Grant) (consent.Settings, error) {
 	if _, err := d.store.UseInvitation(ctx, i.Token); err != nil {
 		return consent.Settings{}, invitationError(err)
 	}
 	if err := replaceGrant(ctx, grants{d.config, d.vault, d.store}, i.Account, grant); err != nil {
-		return consent.Settings{}, err
+		return consent.Settings{}, errors.Join(err, d.store.Invite(ctx, i))
 	}
-	return d.settings(ctx, i.Account)
+	s, err := d.settings(ctx, i.Account)
+	if err != nil {
+		err = errors.Join(err, d.store.Invite(ctx, i))
+	}
+	return s, err
 }
 
 // openTime is how long a person's browser waits for the mailbox to be opened.

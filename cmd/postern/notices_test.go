@@ -1,12 +1,46 @@
 package main
 
 import (
+	"errors"
 	"testing"
+	"time"
 
 	"postern/cmd/internal/config"
 	"postern/proxy/state"
+	"postern/proxy/vault"
 	"postern/upstream"
+	"postern/upstream/oauth"
 )
+
+// An invitation is given back where what was granted could not be kept: it is
+// there still when the person opens the link once more, as they are told to.
+func TestInvitationOutlivesAFailure(t *testing.T) {
+	store, err := state.Open(t.Context(), state.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	keyless, err := vault.Open(t.Context(), store, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := newDesk(&config.Config{}, store, keyless, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := state.Invitation{Account: "hall", Token: tokenHash(upstream.NewSecret("link")), Expires: time.Now().Add(time.Hour)}
+	if err := store.Invite(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := d.connected(t.Context(), i, oauth.Grant{}); !errors.Is(err, vault.ErrNoKey) {
+			t.Errorf("%v, want ErrNoKey", err)
+		}
+	}
+	if got, err := store.Invitation(t.Context(), i.Token); err != nil || got.Account != "hall" {
+		t.Errorf("the invitation: %+v, %v; want it there", got, err)
+	}
+}
 
 // The link in a notice is the same for as long as the process lives, and good
 // after that; the state, of which there are backups, does not tell what it was.
