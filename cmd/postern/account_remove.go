@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/internal/config"
 	"postern/proxy/auth"
 )
 
@@ -72,6 +73,9 @@ func (p *program) accountRemove(path, user string, yes bool) error {
 			return err
 		}
 		fmt.Fprintf(p.out, "The account %s is removed.\n", user)
+		if r, u, ok := o.config.Route(user); ok && r.Login == config.PassThrough {
+			fmt.Fprintf(p.out, "The route %s takes that user now: a password that a person chose, of a device that goes on, would be sent to %s.\n", r.User, u.Name)
+		}
 		return nil
 	})
 }

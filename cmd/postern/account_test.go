@@ -72,6 +72,34 @@ routes: [{user: "*", upstream: office, login: account}]
 	return path, filepath.Join(filepath.Dir(path), "vault.key")
 }
 
+// The password of a device outlives its account. Where a route takes everybody,
+// that is said when the account is removed, and what postern made goes nowhere.
+func TestRemovedAccountUnderARouteForAll(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	config, _ := vaultConfig(t, server)
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, []byte(strings.Replace(string(text), ", login: account", "", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "vault", "new-key", "-c", config)
+	at := spawn(t, "serve", "-c", config).addresses(t)[0]
+	said := command(t, "account", "add", "hall", "-c", config, "--upstream-password-file", secretIn(t, "there"))
+	password := regexp.MustCompile(`password +([a-z0-9 ]+)`).FindStringSubmatch(said)[1]
+	server.add(t, "hall", strings.ReplaceAll(password, " ", ""), 2) // what would be let in if it were asked
+	if said := command(t, "account", "remove", "hall", "-c", config, "--yes"); !strings.Contains(said, "The route * takes that user now") {
+		t.Errorf("account remove says\n%s\nwant a word about the route", said)
+	}
+	for _, typed := range []string{password, strings.ReplaceAll(password, " ", "")} {
+		c := dialPOP(t, at, nil)
+		c.login("hall", typed, "-ERR [AUTH] wrong user name or password")
+		c.Close()
+	}
+}
+
 // command runs a command that has to succeed, and returns what it prints.
 func command(t testing.TB, args ...string) string {
 	t.Helper()
