@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/alexedwards/argon2id"
@@ -22,8 +21,7 @@ import (
 // password that was good is known again for a while.
 type hasher struct {
 	turns  *semaphore.Weighted
-	room   int32        // for those at work and those who wait
-	inside atomic.Int32 // of them now
+	inside chan struct{} // one for each at work or waiting; its room is all there is
 
 	key [32]byte // lives as long as the process
 
@@ -48,7 +46,7 @@ const (
 )
 
 func newHasher() *hasher {
-	h := &hasher{turns: semaphore.NewWeighted(int64(atOnce)), room: int32(atOnce + maxWaiting), known: make(map[[sha256.Size]byte]time.Time)}
+	h := &hasher{turns: semaphore.NewWeighted(int64(atOnce)), inside: make(chan struct{}, atOnce+maxWaiting), known: make(map[[sha256.Size]byte]time.Time)}
 	rand.Read(h.key[:])
 	return h
 }
@@ -83,17 +81,18 @@ func (h *hasher) waste(ctx context.Context) error {
 
 // enter waits for a turn, if not too many do.
 func (h *hasher) enter(ctx context.Context) (leave func(), err error) {
-	if h.inside.Add(1) > h.room {
-		h.inside.Add(-1)
+	select {
+	case h.inside <- struct{}{}:
+	default:
 		return nil, fmt.Errorf("%w: too many passwords are being checked", upstream.ErrUnavailable)
 	}
 	if err := h.turns.Acquire(ctx, 1); err != nil {
-		h.inside.Add(-1)
+		<-h.inside
 		return nil, err
 	}
 	return func() {
 		h.turns.Release(1)
-		h.inside.Add(-1)
+		<-h.inside
 	}, nil
 }
 
