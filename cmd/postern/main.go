@@ -103,9 +103,9 @@ func (p *program) command() *cobra.Command {
 		Short: "A POP3 gateway in front of IMAP and JMAP servers",
 		Long: `postern lets POP3 clients read mail that lives on IMAP or JMAP servers.
 
-Clients log in with the name and password that they have there. Messages get
-unique-ids that stay the same for ever, and are removed only when a client has
-asked for it with DELE and has said QUIT.`,
+Clients log in with the name and password that they have there, or with one of
+postern's own. Messages get unique-ids that stay the same for ever, and are
+removed only when a client has asked for it with DELE and has said QUIT.`,
 		Example: `  postern demo                                  try it now, without any configuration
   postern check --config postern.yaml           look for mistakes in a configuration
   postern serve --config postern.yaml           run the gateway`,
