@@ -423,7 +423,7 @@ func (k *Keeper) hold(s *source, h held) {
 
 // note keeps what Standings tells of a grant. The caller has the lock.
 func (k *Keeper) note(account string, app *Application, g Grant) {
-	k.ends[account] = end{app.Name, g.Ends, !g.Refused.IsZero()}
+	k.ends[account] = end{app.Name, g.Ends, !g.Refused.IsZero(), time.Now()}
 }
 
 // An end is how an account's consent is.
@@ -431,10 +431,15 @@ type end struct {
 	application string
 	at          time.Time // zero: nobody says
 	lost        bool
+	noted       time.Time
 }
 
+// noteLife is for how long an account counts that is neither used nor tended:
+// it is there no more.
+const noteLife = 48 * time.Hour
+
 // A Standing is how the consents of an application's accounts are, as far as
-// anybody asked for them, or tended them, since the start.
+// anybody asked for them, or tended them, within two days.
 type Standing struct {
 	Good, Lost int
 	Next       time.Time // when the first of the good ones ends; zero: no provider says
@@ -445,7 +450,11 @@ func (k *Keeper) Standings() map[string]Standing {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	all := make(map[string]Standing)
-	for _, e := range k.ends {
+	for account, e := range k.ends {
+		if !within(e.noted, noteLife) {
+			delete(k.ends, account)
+			continue
+		}
 		s := all[e.application]
 		if e.lost {
 			s.Lost++

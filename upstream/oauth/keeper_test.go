@@ -659,7 +659,13 @@ func TestUnusedGrantsAreTended(t *testing.T) {
 			t.Errorf("standing %+v", got)
 		}
 		time.Sleep(29 * 24 * time.Hour)
+		if got := d.keeper.Standings()["example"]; got.Good != 0 {
+			t.Errorf("standing %+v of an account that nobody has tended for weeks", got)
+		}
 		tend(0)
+		if got := d.keeper.Standings()["example"]; got.Good != 1 {
+			t.Errorf("standing %+v of one that was", got)
+		}
 		time.Sleep(2 * 24 * time.Hour)
 		tend(1)
 		tend(1)
