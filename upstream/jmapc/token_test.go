@@ -19,6 +19,7 @@ import (
 type till struct {
 	mu      sync.Mutex
 	day     int
+	today   int // that a new token is at least of
 	last    int // there are no days after it; 0: there are
 	err     error
 	refused []string
@@ -33,7 +34,7 @@ func (s *till) Token(_ context.Context, refused upstream.Secret) (upstream.Secre
 			return upstream.Secret{}, s.err
 		}
 		if text == s.token() && (s.last == 0 || s.day < s.last) {
-			s.day++
+			s.day = max(s.day+1, s.today)
 		}
 	}
 	return upstream.NewSecret(s.token()), nil
@@ -45,10 +46,17 @@ func (s *till) token() string { return fmt.Sprintf("day-%d", s.day) }
 
 func (s *till) account() upstream.Account { return upstream.Account{User: "ann", Tokens: s} }
 
-// takes makes the server take that day's token only.
-func takes(s *jmapserver.Server, day int) {
-	s.Revoke()
-	s.Allow(fmt.Sprintf("Bearer day-%d", day))
+// takes makes the server take that day's token only, from one request to the
+// next: if there were a moment without any, the till would run ahead of it.
+func takes(s *jmapserver.Server, day int) { s.AllowOnly(fmt.Sprintf("Bearer day-%d", day)) }
+
+// dawn is takes for a till that may not have been asked for some days, since
+// what was read ahead needs no token.
+func (s *till) dawn(server *jmapserver.Server, day int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.today = day
+	takes(server, day)
 }
 
 func TestUpstreamWithTokens(t *testing.T) {
@@ -75,12 +83,12 @@ func TestFaultU11TokenExpiresInMidSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range letters {
-		takes(s, i)
+		tokens.dawn(s, i)
 		if got := read(t, d, i); got != letters[i] {
 			t.Errorf("message %d on day %d: %d octets, want %d", i, i, len(got), len(letters[i]))
 		}
 	}
-	takes(s, len(letters))
+	tokens.dawn(s, len(letters))
 	if n, err := d.Remove(t.Context(), []int{1, 4}); n != 2 || err != nil {
 		t.Errorf("removed %d, %v", n, err)
 	}

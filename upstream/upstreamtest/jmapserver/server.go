@@ -249,11 +249,11 @@ func (s *Server) Revoke() {
 	clear(s.authorizations)
 }
 
-// Allow makes a value of Authorization right.
-func (s *Server) Allow(authorization string) {
+// AllowOnly makes a value of Authorization right, and every other wrong.
+func (s *Server) AllowOnly(authorization string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.authorizations[authorization] = true
+	s.authorizations = map[string]bool{authorization: true}
 }
 
 func (s *Server) knows(authorization string) bool {
