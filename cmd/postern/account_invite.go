@@ -45,7 +45,7 @@ func (p *program) inviteAccount(path, user string) error {
 			return err
 		}
 		fmt.Fprintf(p.out, "Send this to the owner of %s, and to nobody else. It works once, until %s:\n\n  %s\n",
-			user, expires.UTC().Format(time.RFC1123), d.link(invitation))
+			user, expires.UTC().Format(time.RFC1123), consent.Link(d.public, invitation))
 		return nil
 	})
 }

@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
-	"strings"
 	"time"
 
-	"postern/cmd/internal/config"
 	"postern/proxy/accounts"
 	"postern/proxy/consent"
 	"postern/proxy/state"
@@ -100,7 +96,10 @@ func opens(ctx context.Context, at place, g oauth.Grant) error {
 // settings are what the owner of an account types into a client. An account
 // that has no password for clients yet gets one.
 func (d *desk) settings(ctx context.Context, account string) (consent.Settings, error) {
-	s := consent.Settings{User: account, Servers: d.servers()}
+	s := consent.Settings{User: account}
+	for _, one := range servers(d.config) {
+		s.Servers = append(s.Servers, consent.Server{Name: one.name, Port: one.port, TLS: one.security})
+	}
 	if _, configured := d.config.Account(account); configured {
 		return s, nil
 	}
@@ -115,51 +114,4 @@ func (d *desk) settings(ctx context.Context, account string) (consent.Settings, 
 	password, err := r.AddPassword(ctx, account, accounts.Wanted{Label: "consent page"})
 	s.Password = upstream.NewSecret(accounts.Groups(password))
 	return s, err
-}
-
-// servers are where clients connect to, the safest first.
-func (d *desk) servers() []consent.Server {
-	var all []consent.Server
-	for _, mode := range []struct{ tls, words string }{
-		{config.TLSImplicit, "SSL/TLS"}, {config.TLSSTLS, "STARTTLS"}, {config.TLSOff, "none"},
-	} {
-		for _, l := range d.config.Listeners {
-			if _, port, err := net.SplitHostPort(l.Address); err == nil && l.TLS == mode.tls {
-				all = append(all, consent.Server{Name: d.serverName(l), Port: port, TLS: mode.words})
-			}
-		}
-	}
-	return all
-}
-
-// serverName is a listener's host as people type it.
-func (d *desk) serverName(l config.Listener) string {
-	if l.Name != "" {
-		return l.Name
-	}
-	if l.Certificate != "" {
-		if name := certificateName(l.Certificate, l.Key); name != "" {
-			return name
-		}
-	}
-	host, _, _ := net.SplitHostPort(l.Address)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		return d.public.Hostname()
-	}
-	return host
-}
-
-// certificateName is the first name of a certificate that a person can type;
-// "" if it has none.
-func certificateName(certificate, key string) string {
-	pair, err := tls.LoadX509KeyPair(certificate, key)
-	if err != nil {
-		return ""
-	}
-	for _, name := range pair.Leaf.DNSNames {
-		if !strings.HasPrefix(name, "*") {
-			return name
-		}
-	}
-	return ""
 }

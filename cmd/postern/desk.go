@@ -177,11 +177,6 @@ func tokenHash(invitation upstream.Secret) state.TokenHash {
 	return sha256.Sum256([]byte(invitation.Reveal()))
 }
 
-// link is what is sent to somebody.
-func (d *desk) link(invitation upstream.Secret) string {
-	return d.public.JoinPath("connect", invitation.Reveal()).String()
-}
-
 // invited is whom an invitation is for.
 func (d *desk) invited(ctx context.Context, invitation upstream.Secret) (place, state.Invitation, error) {
 	i, err := d.store.Invitation(ctx, tokenHash(invitation))

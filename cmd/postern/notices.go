@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"postern/proxy/consent"
 	"postern/proxy/ledger"
 	"postern/proxy/notice"
 	"postern/upstream"
@@ -38,7 +39,7 @@ func (n noticing) Lost(ctx context.Context, _ upstream.Account) (notice.Lost, bo
 		return lost, true, nil
 	}
 	invitation := n.invitation(c.Lost)
-	lost.Link = n.link(invitation)
+	lost.Link = consent.Link(n.public, invitation)
 	_, err = n.invite(ctx, n.account, invitation)
 	return lost, err == nil, err
 }

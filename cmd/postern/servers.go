@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 
@@ -20,7 +21,7 @@ func servers(c *config.Config) []server {
 	for _, mode := range []string{config.TLSImplicit, config.TLSSTLS, config.TLSOff} {
 		for _, l := range c.Listeners {
 			if _, port, err := net.SplitHostPort(l.Address); err == nil && l.TLS == mode {
-				all = append(all, server{hostOf(l), port, words[mode]})
+				all = append(all, server{hostOf(c, l), port, words[mode]})
 			}
 		}
 	}
@@ -29,8 +30,8 @@ func servers(c *config.Config) []server {
 
 // hostOf is what clients have to call a listener: as the configuration says, or
 // by the name in its certificate, or by its address, unless that is every one of
-// this machine.
-func hostOf(l config.Listener) string {
+// this machine: then as browsers call it, if they do.
+func hostOf(c *config.Config, l config.Listener) string {
 	if l.Name != "" {
 		return l.Name
 	}
@@ -44,6 +45,9 @@ func hostOf(l config.Listener) string {
 	host, _, err := net.SplitHostPort(l.Address)
 	if a, addrErr := netip.ParseAddr(host); err == nil && host != "" && (addrErr != nil || !a.IsUnspecified()) {
 		return host
+	}
+	if public, err := url.Parse(c.Consent.PublicURL); err == nil && public.Host != "" {
+		return public.Hostname()
 	}
 	name, err := os.Hostname()
 	if err != nil {

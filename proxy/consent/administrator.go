@@ -73,5 +73,5 @@ func (s *Site) invite(w http.ResponseWriter, r *http.Request) {
 	s.show(w, http.StatusOK, "invite.html", struct {
 		Account, Link string
 		Expires       time.Time
-	}{account, s.link(invitation), expires})
+	}{account, Link(s.options.Public, invitation), expires})
 }

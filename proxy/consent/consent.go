@@ -178,7 +178,8 @@ func protected(next http.Handler) http.Handler {
 // address is a page's address for browsers.
 func (s *Site) address(path ...string) string { return s.options.Public.JoinPath(path...).String() }
 
-// link is the address that an invitation is sent as.
-func (s *Site) link(invitation upstream.Secret) string {
-	return s.address("connect", invitation.Reveal())
+// Link is the address that an invitation is sent as, where public is that of the
+// pages.
+func Link(public *url.URL, invitation upstream.Secret) string {
+	return public.JoinPath("connect", invitation.Reveal()).String()
 }
