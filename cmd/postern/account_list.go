@@ -94,22 +94,19 @@ func (p *program) eachAccount(c *config.Config, show func(accountLine) error) er
 			return err
 		}
 	}
-	for after := ""; ; {
-		page, err := store.ListAccounts(p.drain, after, 500)
-		if err != nil || len(page) == 0 {
+	for a, err := range storedAccounts(p.drain, store) {
+		if err != nil {
 			return err
 		}
-		for _, a := range page {
-			after = a.Name
-			passwords, err := store.ClientPasswords(p.drain, a.Name)
-			if err != nil {
-				return err
-			}
-			if err := tell(stateLine(a, passwords)); err != nil {
-				return err
-			}
+		passwords, err := store.ClientPasswords(p.drain, a.Name)
+		if err != nil {
+			return err
+		}
+		if err := tell(stateLine(a, passwords)); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 func configuredLine(a config.Account) accountLine {
@@ -144,8 +141,8 @@ func (p *program) consentMissing(c *config.Config, store state.Store, l accountL
 	if l.Credential != accounts.OAuth || c.Upstream(l.Upstream).OAuth.Grant != config.ByConsent {
 		return false, nil
 	}
-	kept, err := store.Secret(p.drain, grantOf(c, auth.Fold(l.User)))
-	return kept.Current.Version == 0, err
+	given, err := hasGrant(p.drain, c, store, l.User)
+	return !given, err
 }
 
 // with adds how an account's consent is.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -130,6 +131,29 @@ func secretFile(path string) (upstream.Secret, error) {
 		return upstream.Secret{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return secret, nil
+}
+
+// storedAccounts goes through the accounts of the state, a page at a time. An
+// error is the last it gives.
+func storedAccounts(ctx context.Context, store state.Accounts) iter.Seq2[state.Account, error] {
+	const page = 1000
+	return func(yield func(state.Account, error) bool) {
+		for after := ""; ; {
+			some, err := store.ListAccounts(ctx, after, page)
+			if err != nil {
+				yield(state.Account{}, err)
+				return
+			}
+			for _, a := range some {
+				if after = a.Name; !yield(a, nil) {
+					return
+				}
+			}
+			if len(some) < page {
+				return
+			}
+		}
+	}
 }
 
 // A place is where the mail of a user is, and who the user is there.

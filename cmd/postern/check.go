@@ -150,13 +150,13 @@ func accountText(c *config.Config, a config.Account) string {
 }
 
 func countAccounts(ctx context.Context, store state.Store) (n int, err error) {
-	for after := ""; ; {
-		page, err := store.ListAccounts(ctx, after, 1000)
-		if err != nil || len(page) == 0 {
+	for _, err := range storedAccounts(ctx, store) {
+		if err != nil {
 			return n, err
 		}
-		n, after = n+len(page), page[len(page)-1].Name
+		n++
 	}
+	return n, nil
 }
 
 func adminText(c config.Consent) string {

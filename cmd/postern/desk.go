@@ -96,11 +96,11 @@ func (d *desk) lookWhichNever(ctx context.Context, all []consent.Account) error 
 		if all[i].State != consent.Good {
 			continue
 		}
-		kept, err := d.store.Secret(ctx, grantOf(d.config, auth.Fold(all[i].Name)))
+		given, err := hasGrant(ctx, d.config, d.store, all[i].Name)
 		if err != nil {
 			return err
 		}
-		if kept.Current.Version == 0 {
+		if !given {
 			all[i].State = consent.Never
 		}
 	}
@@ -116,25 +116,18 @@ func (d *desk) each(ctx context.Context, do func(name, upstreamName, login strin
 			}
 		}
 	}
-	const page = 1000
-	for after := ""; ; {
-		some, err := d.store.ListAccounts(ctx, after, page)
+	for a, err := range storedAccounts(ctx, d.store) {
 		if err != nil {
 			return err
 		}
-		for _, a := range some {
-			after = a.Name
-			if _, configured := d.config.Account(a.Name); configured || !d.asks(a.Upstream) || a.Credential != accounts.OAuth {
-				continue
-			}
-			if err := do(a.Name, a.Upstream, a.Login); err != nil {
-				return err
-			}
+		if _, configured := d.config.Account(a.Name); configured || !d.asks(a.Upstream) || a.Credential != accounts.OAuth {
+			continue
 		}
-		if len(some) < page {
-			return nil
+		if err := do(a.Name, a.Upstream, a.Login); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // asks tells whether the owners of mailboxes at an upstream are asked.

@@ -187,6 +187,12 @@ func grantOf(c *config.Config, account string) state.SecretName {
 	return state.SecretName{Account: account, Purpose: purpose}
 }
 
+// hasGrant tells whether anything was ever granted to an account.
+func hasGrant(ctx context.Context, c *config.Config, store state.Secrets, account string) (bool, error) {
+	kept, err := store.Secret(ctx, grantOf(c, auth.Fold(account)))
+	return kept.Current.Version != 0, err
+}
+
 func (g grants) Grant(ctx context.Context, account string) (oauth.Grant, int64, error) {
 	kept, err := g.vault.Get(ctx, grantOf(g.config, account))
 	if err != nil || kept.Version == 0 {
