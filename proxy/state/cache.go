@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 )
 
@@ -42,8 +43,9 @@ func openCache(ctx context.Context, path string, limit int64, log *slog.Logger) 
 	c := &cache{path: path, limit: limit, log: log}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer opening(filepath.Dir(path))()
 	err := c.open(ctx)
-	if err != nil && ctx.Err() == nil && c.db == nil {
+	if err != nil && ctx.Err() == nil && !isBusy(err) {
 		log.Warn("cache of listings unreadable, beginning a new one", "err", err)
 		err = c.replace(ctx)
 	}

@@ -26,3 +26,18 @@ func claim(path string) (release func(), err error) {
 	}
 	return func() { f.Close() }, nil
 }
+
+// opening keeps other processes from opening the files of a directory until
+// the caller is done: SQLite waits for no lock while it turns a file to WAL,
+// it refuses. A file system that knows no such lock goes without.
+func opening(dir string) (done func()) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return func() {} // what is opened next tells why
+	}
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			return func() { f.Close() }
+		}
+	}
+}

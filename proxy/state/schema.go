@@ -179,10 +179,14 @@ func newer(version int) error {
 
 // isDamage tells whether SQLite met a file that is not what it wrote.
 func isDamage(err error) bool {
+	return hasCode(err, sqlite3.SQLITE_CORRUPT) || hasCode(err, sqlite3.SQLITE_NOTADB)
+}
+
+// isBusy tells whether SQLite gave up waiting for another connection.
+func isBusy(err error) bool { return hasCode(err, sqlite3.SQLITE_BUSY) }
+
+// hasCode compares primary codes: extended ones carry more above.
+func hasCode(err error, primary int) bool {
 	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	primary := e.Code() & 0xff // extended codes carry more above
-	return primary == sqlite3.SQLITE_CORRUPT || primary == sqlite3.SQLITE_NOTADB
+	return errors.As(err, &e) && e.Code()&0xff == primary
 }

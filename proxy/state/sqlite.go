@@ -120,10 +120,7 @@ func (s *store) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := s.present(durable); err != nil {
-		return err
-	}
-	if s.write, err = connect(durable, 1, "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"); err != nil {
+	if s.write, err = s.durable(ctx, durable); err != nil {
 		return err
 	}
 	if err := sound(ctx, s.write, s.log); err != nil {
@@ -184,6 +181,22 @@ func (s *store) prepare(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// durable opens the durable file for writing, and makes it where there is none.
+func (s *store) durable(ctx context.Context, path string) (*sql.DB, error) {
+	defer opening(s.options.Dir)()
+	if err := s.present(path); err != nil {
+		return nil, err
+	}
+	db, err := connect(path, 1, "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)")
+	if err != nil {
+		return nil, err
+	}
+	if err := db.PingContext(ctx); err != nil { // in WAL mode once this returns
+		return nil, errors.Join(refused(err), db.Close())
+	}
+	return db, nil
 }
 
 // present makes sure of a durable file that SQLite will not mistake for a new
@@ -251,14 +264,20 @@ func sound(ctx context.Context, db *sql.DB, log *slog.Logger) error {
 	case err != nil && within.Err() != nil && ctx.Err() == nil:
 		log.Info("check of the state database not finished, starting without", "after", checkTime)
 		return nil
-	case isDamage(err):
-		return fmt.Errorf("%w: %w. %s", ErrDamaged, err, repairHint)
 	case err != nil:
-		return err
+		return refused(err)
 	case verdict != "ok":
 		return fmt.Errorf("%w: %.200s. %s", ErrDamaged, strings.ReplaceAll(verdict, "\n", " "), repairHint)
 	}
 	return nil
+}
+
+// refused says what to do where err tells of damage.
+func refused(err error) error {
+	if isDamage(err) {
+		return fmt.Errorf("%w: %w. %s", ErrDamaged, err, repairHint)
+	}
+	return err
 }
 
 // maintain keeps the files from growing until ctx ends.

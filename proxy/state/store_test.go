@@ -671,6 +671,28 @@ func verify(t *testing.T, dir string, begun, ended map[int64]bool) {
 	}
 }
 
+// A server and commands that meet in a new directory make one store of it.
+func TestOpenedTogether(t *testing.T) {
+	for range 5 {
+		dir := filepath.Join(t.TempDir(), "state")
+		errs := make(chan error)
+		for range 6 {
+			go func() {
+				s, err := Open(t.Context(), Options{Dir: dir})
+				if err == nil {
+					err = s.Close()
+				}
+				errs <- err
+			}()
+		}
+		for range 6 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // renewSecrets is what the killed children of the next test do: each renews the
 // one secret as soon as it can.
 func renewSecrets(dir string) {
