@@ -117,22 +117,88 @@ func TestAccountsOnlyRoute(t *testing.T) {
 }
 
 // An upstream that refuses the account's credential does not make the client's
-// password wrong: it is not told so, and does not wait for it.
-func TestRefusedCredentialIsNotTheClients(t *testing.T) {
+// password wrong: it is not told so, and does not wait for it. A device that
+// polls every minute does not lock the account at its provider.
+func TestFaultU8RefusedCredentialIsNotTheClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, up := oneResident(Route{})
+		held := 0
+		g.heldBack = func(string) { held++ }
 		up.fail = upstream.ErrAuth
-		for range 3 {
+		const day = 24 * 60
+		for range day {
 			took, err := try(t, g, with("ann", "here-ann"))
 			if !errors.Is(err, upstream.ErrRejected) || errors.Is(err, upstream.ErrAuth) || took != 0 {
-				t.Errorf("got error %v after %v, want %v at once", err, took, upstream.ErrRejected)
+				t.Fatalf("got error %v after %v, want %v at once", err, took, upstream.ErrRejected)
 			}
+			time.Sleep(time.Minute)
+		}
+		// After 0, 5, 15, 35 and 75 minutes, then each hour.
+		if got, want := len(up.asked), 5+22; got != want || held != day-want {
+			t.Errorf("in a day the upstream was asked %d times, held back %d, want %d and %d", got, held, want, day-want)
 		}
 		up.fail = nil
+		time.Sleep(maxRefusal)
 		if _, err := try(t, g, with("ann", "here-ann")); err != nil {
 			t.Errorf("with the credential mended: %v", err)
 		}
+		up.asked, up.fail = nil, upstream.ErrAuth
+		try(t, g, with("ann", "here-ann"))
+		time.Sleep(firstRefusal)
+		try(t, g, with("ann", "here-ann"))
+		if len(up.asked) != 2 {
+			t.Errorf("refused anew, the upstream was asked %d times in %v, want 2: the wait begins anew", len(up.asked), firstRefusal)
+		}
 	})
+}
+
+// A new password is tried at once, and another account's is another password.
+func TestNewCredentialIsTriedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, up := oneResident(Route{})
+		here := g.accounts.(residents)
+		here["bob"] = Account{Name: "bob", Upstream: "one", Opener: up, Login: "bob@provider.example", Password: here["ann"].Password}
+		up.fail = upstream.ErrAuth
+		try(t, g, with("ann", "here-ann"))
+		try(t, g, with("ann", "here-ann"))
+		try(t, g, with("bob", "here-bob"))
+		up.wantAsked(t, "ann@provider.example there", "bob@provider.example there")
+
+		ann := here["ann"]
+		ann.Password = upstream.NewSecret("new")
+		here["ann"], up.fail = ann, nil
+		if _, err := try(t, g, with("ann", "here-ann")); err != nil {
+			t.Errorf("with a new password: %v", err)
+		}
+	})
+}
+
+// What is wrong with a token is not for the gate to guess, and whoever could not
+// answer has refused nothing.
+func TestOnlyRefusedPasswordsWait(t *testing.T) {
+	for name, c := range map[string]struct {
+		tokens upstream.TokenSource
+		fail   error
+	}{
+		"a token":     {upstream.GivenToken{Secret: upstream.NewSecret("t")}, upstream.ErrAuth},
+		"unavailable": {nil, upstream.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, up := oneResident(Route{})
+				here := g.accounts.(residents)
+				ann := here["ann"]
+				ann.Tokens = c.tokens
+				here["ann"], up.fail = ann, c.fail
+				for range 3 {
+					try(t, g, with("ann", "here-ann"))
+				}
+				if len(up.asked) != 3 {
+					t.Errorf("the upstream was asked %d times, want 3", len(up.asked))
+				}
+			})
+		})
+	}
 }
 
 // Who has proved to be the owner need not ask the upstream in order to hear that

@@ -39,7 +39,8 @@ type Options struct {
 	MaxLogins int
 
 	// HeldBack is told of each login that was refused without asking the
-	// upstream, which had asked to be left alone; it may be nil.
+	// upstream: it had asked to be left alone, or had refused the same password
+	// of the account before. It may be nil.
 	HeldBack func(upstream string)
 }
 
@@ -63,6 +64,7 @@ type Gate struct {
 	throttle *throttle
 	proofs   *proofs
 	backoffs *backoffs
+	refusals *refusals
 	heldBack func(upstream string)
 	nonce    func() string // for challenges; nil outside tests
 }
@@ -85,6 +87,7 @@ func New(o Options) *Gate {
 		throttle: newThrottle(),
 		proofs:   newProofs(max(proofLife, o.LoginDelay)),
 		backoffs: newBackoffs(),
+		refusals: newRefusals(),
 		heldBack: o.HeldBack,
 	}
 	if g.accounts == nil {
@@ -196,12 +199,18 @@ func (g *Gate) open(ctx context.Context, a attempt, account Account) (_ pop3.Log
 	if err := g.backedOff(drop, true); err != nil {
 		return pop3.Login{}, err
 	}
+	ours := g.ours(account)
+	if err := g.refusals.check(ours); err != nil {
+		g.heldBack(drop.upstream)
+		return pop3.Login{}, err
+	}
 	h := g.newHeld(drop)
 	defer h.giveUp() // also when something panics
 	if err := g.hold(ctx, h); err != nil {
 		return pop3.Login{}, err
 	}
 	h.Maildrop, err = g.ask(ctx, a, account, true)
+	g.refusals.heed(ours, err)
 	if errors.Is(err, upstream.ErrAuth) {
 		// The client did nothing wrong, and would forget its password.
 		return pop3.Login{}, fmt.Errorf("%w: the upstream refuses the credential of the account: %v", upstream.ErrRejected, err)
