@@ -15,35 +15,39 @@ const (
 // administrator lets the administrator through to a page (RFC 7617).
 func (s *Site) administrator(page http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		_, password, given := r.BasicAuth()
-		want := s.options.Password.Reveal()
-		if want != "" && given && equal(password, want) {
+		if _, password, given := r.BasicAuth(); given && s.guess(r, password) {
 			page(w, r)
 			return
-		}
-		if given {
-			s.guess(r)
 		}
 		w.Header().Set("WWW-Authenticate", `Basic realm="postern", charset="UTF-8"`)
 		s.trouble(w, http.StatusUnauthorized, barred)
 	}
 }
 
-// guess takes the time that a wrong password costs.
-func (s *Site) guess(r *http.Request) {
-	s.log.Warn("wrong password of the administrator", "remote", r.RemoteAddr)
+// guess tells whether a password is right, when it is its turn. A wrong one keeps
+// its turn for the time that it costs, also when whoever sent it hangs up: else
+// no answer within a moment would be the answer.
+func (s *Site) guess(r *http.Request, password string) bool {
 	select {
 	case s.guesses <- struct{}{}:
-		defer func() { <-s.guesses }()
 	case <-r.Context().Done():
-		return
+		return false
 	}
-	timer := time.NewTimer(guessTime)
-	defer timer.Stop()
+	if want := s.options.Password.Reveal(); want != "" && equal(password, want) {
+		<-s.guesses
+		return true
+	}
+	s.log.Warn("wrong password of the administrator", "remote", r.RemoteAddr)
+	over := make(chan struct{})
+	time.AfterFunc(guessTime, func() {
+		<-s.guesses
+		close(over)
+	})
 	select {
-	case <-timer.C:
+	case <-over:
 	case <-r.Context().Done():
 	}
+	return false
 }
 
 // accounts lists the accounts, with a button each.

@@ -306,6 +306,36 @@ func TestAdministratorsPasswordIsNotGuessed(t *testing.T) {
 	})
 }
 
+// Whoever hangs up without waiting for the answer guesses no faster.
+func TestGuessesThatHangUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{Desk: &desk{}, Public: &url.URL{Scheme: "https", Host: "x"}, Password: upstream.NewSecret(adminPW)})
+		ask := func(ctx context.Context, password string) int {
+			r := httptest.NewRequest("GET", "/accounts", nil).WithContext(ctx)
+			r.SetBasicAuth("admin", password)
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, r)
+			return w.Code
+		}
+		for range 2 * maxGuesses {
+			ctx, hangUp := context.WithTimeout(t.Context(), time.Millisecond)
+			if code := ask(ctx, "guess"); code != 401 {
+				t.Errorf("a guess: got %d, want 401", code)
+			}
+			hangUp()
+		}
+		began := time.Now()
+		if code := ask(t.Context(), adminPW); code != 200 || time.Since(began) < guessTime/2 {
+			t.Errorf("the next password was looked at after %v, with %d; want 200, once a guess has cost %v", time.Since(began), code, guessTime)
+		}
+		began = time.Now()
+		if code := ask(t.Context(), adminPW); code != 200 || time.Since(began) != 0 {
+			t.Errorf("the right password among no guesses: %d after %v, want 200 at once", code, time.Since(began))
+		}
+		time.Sleep(guessTime) // until every turn is given back
+	})
+}
+
 // Nothing of a visit lasts.
 func TestVisitsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
