@@ -21,8 +21,8 @@ func (p *program) accountPasswordCommand() *cobra.Command {
 device is best given its own, with a label that says which it is: then it can be
 revoked alone.
 
-With --revoke, take away the one with that label. A session that is open goes on;
-the next login with it is refused.
+With --revoke, take away the one with that label: the next login with it is refused,
+and a session that it opened shows and removes nothing more.
 
 With --upstream, change the password that postern logs in with at the upstream.`,
 		Example: `  postern account password scanner@example.org --label second-floor

@@ -222,6 +222,39 @@ func TestAccountCommands(t *testing.T) {
 	}
 }
 
+// What an administrator takes away is taken from open sessions, too.
+func TestAccountCommandsAndOpenSessions(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "hall", "there", 3)
+	config, _ := vaultConfig(t, server)
+	command(t, "vault", "new-key", "-c", config)
+	at := spawn(t, "serve", "-c", config).addresses(t)[0]
+	add := []string{"account", "add", "hall", "-c", config, "--upstream-password-file", secretIn(t, "there")}
+	password := passwordIn(t, command(t, add...))
+	for _, take := range [][]string{
+		{"account", "disable", "hall"},
+		{"account", "password", "hall", "--revoke", "client"},
+		{"account", "remove", "hall", "--yes"},
+	} {
+		c := dialPOP(t, at, nil)
+		c.login("hall", password, "+OK")
+		c.say("DELE 1", "+OK")
+		command(t, append(take, "-c", config)...)
+		c.say("QUIT", "-ERR [SYS/PERM] 1 of 1 deleted messages not removed")
+		c.expectEnd()
+		if n := server.messages(t, "hall"); n != 3 {
+			t.Errorf("%q, with a session open: %d messages are left, want 3", take, n)
+		}
+		switch take[1] {
+		case "disable":
+			command(t, "account", "enable", "hall", "-c", config)
+		case "password":
+			password = passwordIn(t, command(t, "account", "password", "hall", "-c", config))
+		}
+	}
+}
+
 // S7: a key that is missing, or another one, keeps the gateway from starting, as
 // long as anything is sealed; and so does a configuration that names none.
 func TestFaultS7KeyMissingOrWrong(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -180,7 +181,7 @@ func (b *Book) Check(ctx context.Context, c pop3.Credentials) (auth.Account, err
 		return auth.Account{}, fmt.Errorf("account: %s: %w", reason, upstream.ErrAuth)
 	}
 	b.Checked(p.Kind)
-	return b.account(ctx, e, p.Label)
+	return b.account(ctx, e, p)
 }
 
 // strayed is the error for a generated password under a name that nobody has: of
@@ -272,10 +273,15 @@ func (p *password) goodFrom(from netip.Addr) bool {
 }
 
 // account returns what opens an account to a client that has proved to be its
-// owner, and notes which password did.
-func (b *Book) account(ctx context.Context, e *entry, label string) (auth.Account, error) {
+// owner, and notes which password did; nil is a certificate.
+func (b *Book) account(ctx context.Context, e *entry, p *password) (auth.Account, error) {
 	a := auth.Account{Name: e.Name, Upstream: e.Upstream, Login: auth.Expand(e.Login, e.Name), Opener: b.Opener(e.Name, e.Upstream)}
-	b.uses.note(state.Use{Account: e.Name, Label: label, At: time.Now()})
+	if p != nil {
+		b.uses.note(state.Use{Account: e.Name, Label: p.Label, At: time.Now()})
+	}
+	if b.configured[e.Name] != e {
+		a.Still = func(ctx context.Context) error { return b.still(ctx, e, p) }
+	}
 	switch {
 	case a.Opener == nil:
 		return auth.Account{}, fmt.Errorf("%w: the configuration has no upstream %q, which the account is at", upstream.ErrRejected, e.Upstream)
@@ -283,6 +289,32 @@ func (b *Book) account(ctx context.Context, e *entry, label string) (auth.Accoun
 		return auth.Account{}, fmt.Errorf("%w: %q makes no name at the upstream", upstream.ErrRejected, e.Login)
 	}
 	return a, b.credential(ctx, e, &a)
+}
+
+// still returns an error once a session may not go on that began when the account
+// was as it was then, by one of its passwords or by a certificate. A state that
+// cannot be read takes nothing from anybody.
+func (b *Book) still(ctx context.Context, was *entry, by *password) error {
+	now, err := b.find(ctx, was.Name)
+	gone := ""
+	switch {
+	case errors.Is(err, auth.ErrUnknown), err == nil && !now.Created.Equal(was.Created):
+		gone = "removed"
+	case err != nil:
+	case now.Disabled:
+		gone = disabled
+	case by != nil && !slices.ContainsFunc(now.passwords, by.is):
+		gone = "password revoked"
+	}
+	if gone == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: account: %s", upstream.ErrRejected, gone)
+}
+
+// is tells whether other is the same password, and not a later one with its label.
+func (p *password) is(other password) bool {
+	return p.Label == other.Label && p.Created.Equal(other.Created)
 }
 
 // credential adds what proves the account upstream.
@@ -384,12 +416,12 @@ func (b *Book) Proven(ctx context.Context, name, label string) (auth.Account, er
 	}
 	if label == "" {
 		b.Checked(Certificate)
-		return b.account(ctx, e, "")
+		return b.account(ctx, e, nil)
 	}
 	for i := range e.passwords {
 		if p := &e.passwords[i]; p.Label == label {
 			b.Checked(p.Kind)
-			return b.account(ctx, e, label)
+			return b.account(ctx, e, p)
 		}
 	}
 	return auth.Account{}, fmt.Errorf("account: the password was removed meanwhile: %w", upstream.ErrAuth)

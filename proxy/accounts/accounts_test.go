@@ -483,3 +483,80 @@ func TestHostileNames(t *testing.T) {
 	s.wantIn(t, "other capitals", with("aNN", text))
 	s.wantIn(t, "the account is still there", with("ann", text))
 }
+
+// A session goes on for as long as its account and its password are what they were.
+func TestWhatEndsASession(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(t *testing.T, s *site) error
+		want error
+	}{
+		"nothing":                      {func(t *testing.T, s *site) error { return nil }, nil},
+		"another password was made":    {func(t *testing.T, s *site) error { return s.make(t, "desk") }, nil},
+		"another password was revoked": {func(t *testing.T, s *site) error { return s.store.RemoveClientPassword(t.Context(), "hall", "porch") }, nil},
+		"the upstream password is new": {func(t *testing.T, s *site) error {
+			return s.SetCredential(t.Context(), "hall", upstream.NewSecret("new"))
+		}, nil},
+		"its password was revoked":      {func(t *testing.T, s *site) error { return s.revoke(t) }, upstream.ErrRejected},
+		"its label went to another":     {func(t *testing.T, s *site) error { return errors.Join(s.revoke(t), s.make(t, "scanner")) }, upstream.ErrRejected},
+		"the account was disabled":      {func(t *testing.T, s *site) error { return s.disable(t, true) }, upstream.ErrRejected},
+		"the account was enabled again": {func(t *testing.T, s *site) error { return errors.Join(s.disable(t, true), s.disable(t, false)) }, nil},
+		"the account was removed":       {func(t *testing.T, s *site) error { return s.store.RemoveAccount(t.Context(), "hall") }, upstream.ErrRejected},
+		"the name went to a new account": {func(t *testing.T, s *site) error {
+			err := s.store.RemoveAccount(t.Context(), "hall")
+			s.add(t, "hall", &Wanted{Label: "scanner"})
+			return err
+		}, upstream.ErrRejected},
+		"the state cannot be read": {func(t *testing.T, s *site) error { return s.store.Close() }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, Configured{Name: "ann", Upstream: "office", Credential: Password, Secret: upstream.NewSecret("there"), Password: upstream.NewSecret("ann's own password")})
+			text := s.add(t, "Hall", &Wanted{Label: "scanner"})
+			if err := s.make(t, "porch"); err != nil {
+				t.Fatal(err)
+			}
+			a := s.wantIn(t, "before", with("hall", text.Reveal()))
+			if err := c.do(t, s); err != nil {
+				t.Fatal(err)
+			}
+			if got := a.Still(t.Context()); !errors.Is(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+			if a := s.wantIn(t, "of the configuration", with("ann", "ann's own password")); a.Still != nil {
+				t.Error("an account that nobody can take away is looked at, want it not to be")
+			}
+		})
+	}
+}
+
+func (s *site) make(t *testing.T, label string) error {
+	_, err := s.AddPassword(t.Context(), "hall", Wanted{Label: label})
+	return err
+}
+
+func (s *site) revoke(t *testing.T) error {
+	return s.store.RemoveClientPassword(t.Context(), "hall", "scanner")
+}
+
+func (s *site) disable(t *testing.T, off bool) error {
+	a, err := s.store.Account(t.Context(), "hall")
+	if a.Disabled = off; err == nil {
+		err = s.store.SetAccount(t.Context(), a)
+	}
+	return err
+}
+
+// A certificate opens an account whatever becomes of its passwords.
+func TestWhatEndsASessionByCertificate(t *testing.T) {
+	s := newSite(t)
+	s.add(t, "hall", &Wanted{Label: "scanner"})
+	a, err := s.Proven(t.Context(), "hall", "")
+	if err := errors.Join(err, s.revoke(t), a.Still(t.Context())); err != nil {
+		t.Errorf("after a password was revoked: got %v, want none", err)
+	}
+	if err := s.disable(t, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Still(t.Context()); !errors.Is(err, upstream.ErrRejected) {
+		t.Errorf("after the account was disabled: got %v, want %v", err, upstream.ErrRejected)
+	}
+}

@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 
@@ -308,53 +307,6 @@ func plausible(c pop3.Credentials) bool {
 
 func plausibleName(name string) bool {
 	return name != "" && len(name) <= maxNameOctets && strings.IndexFunc(name, unicode.IsControl) < 0
-}
-
-// A held maildrop belongs to one session until it is closed.
-type held struct {
-	upstream.Maildrop // nil until opened
-	gate              *Gate
-	maildrop          maildrop
-	kept              bool
-	unlock            func() // nil until locked
-	once              sync.Once
-	err               error
-}
-
-func (g *Gate) newHeld(m maildrop) *held { return &held{gate: g, maildrop: m} }
-
-// login hands a maildrop that is open and locked to its session.
-func (h *held) login(a attempt, account Account) pop3.Login {
-	h.gate.proofs.keep(a.guess, h.maildrop)
-	h.kept = true
-	return pop3.Login{Maildrop: h, Account: a.user, Upstream: account.Upstream}
-}
-
-// giveUp closes what no session has taken.
-func (h *held) giveUp() {
-	if !h.kept {
-		h.Close()
-	}
-}
-
-// List implements upstream.Maildrop. It is part of logging in.
-func (h *held) List(ctx context.Context) (upstream.Listing, error) {
-	listing, err := h.Maildrop.List(ctx)
-	h.gate.backoffs.heed(h.maildrop.name, true, err)
-	return listing, err
-}
-
-// Close closes the upstream, then lets the next session in, once.
-func (h *held) Close() error {
-	h.once.Do(func() {
-		if h.unlock != nil {
-			defer h.unlock()
-		}
-		if h.Maildrop != nil {
-			h.err = h.Maildrop.Close()
-		}
-	})
-	return h.err
 }
 
 // sleep waits for d, or for ctx to end.

@@ -75,6 +75,11 @@ type Account struct {
 	Login    string // upstream
 	Password upstream.Secret
 	Tokens   upstream.TokenSource // instead of a password, if not nil
+
+	// Still returns an error, such as upstream.ErrRejected, once a session that
+	// this was for may not go on: the account was disabled or removed, or the
+	// client's password revoked. Nil is for accounts that nobody can take away.
+	Still func(ctx context.Context) error
 }
 
 // nobody are the accounts where there are none.
