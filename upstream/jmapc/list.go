@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"git.sr.ht/~rockorager/go-jmap"
-	"git.sr.ht/~rockorager/go-jmap/mail"
 	"git.sr.ht/~rockorager/go-jmap/mail/email"
 
 	"postern/upstream"
@@ -135,19 +134,15 @@ func (d *maildrop) List(ctx context.Context) (upstream.Listing, error) {
 	return d.listing, nil
 }
 
-// A page is a part of the inbox, oldest first.
-type page struct {
-	before string // Email state before the query, if that was asked for
-	ids    *email.QueryResponse
-	emails *emails
-}
-
 func (d *maildrop) list(ctx context.Context) error {
 	limit := d.firstLimit()
 	seen := map[jmap.ID]bool{}
 	state, position, total := "", uint64(0), uint64(0)
+	ctx, done := d.bound(ctx)
+	defer done() // with the pages that are on their way
+	ahead := pagesAhead{d: d}
 	for {
-		p, err := d.page(ctx, position, limit)
+		p, err := ahead.page(ctx, position, limit)
 		if tooLarge(err) && limit > minPage {
 			limit /= 2
 			continue
@@ -182,24 +177,8 @@ func (d *maildrop) list(ctx context.Context) error {
 		if total > 0 && position >= total && uint64(len(p.ids.IDs)) < limit {
 			return nil
 		}
+		ahead.ask(ctx, position, limit, total)
 	}
-}
-
-func (d *maildrop) firstLimit() uint64 { return min(d.session.limits.MaxObjectsInGet, maxPage) }
-
-// page asks for one page, unless that was done at the login.
-func (d *maildrop) page(ctx context.Context, position, limit uint64) (*page, error) {
-	if early := d.early; early != nil {
-		d.early = nil
-		if p, err := d.readPage(early, 1); err == nil {
-			return p, nil
-		}
-	}
-	got, err := d.read(ctx, func() []jmap.Method { return d.pageMethods(0, position, limit) })
-	if err != nil {
-		return nil, err
-	}
-	return d.readPage(got, 0)
 }
 
 // listMethods ask for the listing, or for what changed since it was kept. They
@@ -212,56 +191,6 @@ func (d *maildrop) listMethods(at int) []jmap.Method {
 		return d.pageMethods(at, 0, d.firstLimit())
 	}
 	return nil
-}
-
-// pageMethods ask for one page. How messages of the same second are ordered is
-// the server's choice, but always the same one (RFC 8620 section 5.5). The state
-// is asked for first: what changes later is in Email/changes since then, whether
-// or not the page shows it already.
-func (d *maildrop) pageMethods(at int, position, limit uint64) []jmap.Method {
-	return []jmap.Method{
-		&stateOf{Account: d.session.account, IDs: []jmap.ID{}},
-		&email.Query{
-			Account:        d.session.account,
-			Filter:         d.shown(),
-			Sort:           oldestFirst,
-			Position:       int64(position),
-			Limit:          limit,
-			CalculateTotal: position == 0,
-		},
-		&email.Get{
-			Account:      d.session.account,
-			Properties:   d.properties(),
-			ReferenceIDs: resultOf(at+1, "Email/query", "/ids"),
-		},
-	}
-}
-
-func (d *maildrop) readPage(got answers, at int) (p *page, err error) {
-	p = new(page)
-	if state, err := answer[emails](got, at); err == nil {
-		p.before = state.State
-	}
-	if p.ids, err = answer[email.QueryResponse](got, at+1); err != nil {
-		return nil, err
-	}
-	p.emails, err = answer[emails](got, at+2)
-	return p, err
-}
-
-// stateOf is Email/get for no message at all, which go-jmap would ask for as
-// all of them.
-type stateOf struct {
-	Account jmap.ID   `json:"accountId"`
-	IDs     []jmap.ID `json:"ids"`
-}
-
-func (*stateOf) Name() string         { return "Email/get" }
-func (*stateOf) Requires() []jmap.URI { return []jmap.URI{mail.URI} }
-
-// resultOf refers to the answer of method n of the same request.
-func resultOf(n int, name, path string) *jmap.ResultReference {
-	return &jmap.ResultReference{ResultOf: callID(n), Name: name, Path: path}
 }
 
 var oldestFirst = []*email.SortComparator{{Property: "receivedAt", IsAscending: true}}

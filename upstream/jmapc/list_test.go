@@ -2,9 +2,12 @@ package jmapc
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"postern/upstream"
 	"postern/upstream/upstreamtest"
@@ -16,11 +19,14 @@ type dict = map[string]any
 // lie changes what the server answers to a method: the nth call of that name is
 // given to edit, which returns the arguments to send instead of the true ones.
 func lie(s *jmapserver.Server, name string, edit func(n int, args dict) *jmapserver.Answer) {
+	var mu sync.Mutex // several requests may be under way
 	n := 0
 	s.Method = func(called string, args dict) *jmapserver.Answer {
 		if called != name {
 			return nil
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		n++
 		return edit(n, args)
 	}
@@ -194,6 +200,110 @@ func TestServersOwnLimit(t *testing.T) {
 	l, err := list(t, u)
 	if err != nil || !slices.Equal(uidls(l), ids) {
 		t.Errorf("got %v and %v, want %v", uidls(l), err, ids)
+	}
+}
+
+// pages is a server with so many messages, which shows ten at once; asked is
+// given the position of each page before it is answered.
+func pages(t *testing.T, messages int, asked func(position int) *jmapserver.Answer) *Upstream {
+	s := jmapserver.New("bob", "secret")
+	s.MaxObjectsInGet = 10
+	for i := range messages {
+		s.Add(upstreamtest.Letter(i, 600), jmapserver.Inbox)
+	}
+	s.Method = func(called string, args dict) *jmapserver.Answer {
+		if called != "Email/query" {
+			return nil
+		}
+		position, _ := args["position"].(float64)
+		return asked(int(position))
+	}
+	return newUpstream(t, Options{URL: serve(t, s)})
+}
+
+// TestPagesAhead: the next pages are asked for before one has come, and each of
+// them once.
+func TestPagesAhead(t *testing.T) {
+	var mu sync.Mutex
+	times := map[int]int{}
+	third := make(chan struct{})
+	u := pages(t, 45, func(position int) *jmapserver.Answer {
+		mu.Lock()
+		defer mu.Unlock()
+		times[position]++
+		switch position {
+		case 10:
+			mu.Unlock()
+			select {
+			case <-third:
+			case <-time.After(10 * time.Second):
+				t.Error("the third page was not asked for while the second is on its way")
+			}
+			mu.Lock()
+		case 20:
+			close(third)
+		}
+		return nil
+	})
+	if l, err := list(t, u); err != nil || l.Len() != 45 {
+		t.Fatalf("%v, want 45 messages", err)
+	}
+	if want := map[int]int{0: 1, 10: 1, 20: 1, 30: 1, 40: 1}; !maps.Equal(times, want) {
+		t.Errorf("pages were asked for so often: %v, want %v", times, want)
+	}
+}
+
+// TestPagesAheadThatFail: a page that failed when nobody waited for it is one
+// that was not asked for.
+func TestPagesAheadThatFail(t *testing.T) {
+	for _, kind := range []string{"serverFail", "serverUnavailable", "forbidden", "requestTooLarge"} {
+		t.Run(kind, func(t *testing.T) {
+			var mu sync.Mutex
+			failed := map[int]bool{}
+			u := pages(t, 95, func(position int) *jmapserver.Answer {
+				mu.Lock()
+				defer mu.Unlock()
+				if position%20 == 10 && !failed[position] {
+					failed[position] = true
+					return jmapserver.Error(kind)
+				}
+				return nil
+			})
+			l, err := list(t, u)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []string
+			for i := range 95 {
+				want = append(want, fmt.Sprintf("M%07d", i+1))
+			}
+			if got := uidls(l); !slices.Equal(got, want) {
+				t.Errorf("got %v, want M0000001 to M0000095", got)
+			}
+			if len(failed) != 5 {
+				t.Errorf("failed at %v, want five pages", failed)
+			}
+		})
+	}
+}
+
+// TestPagesAheadOfAnotherListing: pages of a mailbox that changed in between make
+// no listing together with those before.
+func TestPagesAheadOfAnotherListing(t *testing.T) {
+	var mu sync.Mutex
+	changed := false
+	u := pages(t, 45, func(position int) *jmapserver.Answer {
+		mu.Lock()
+		defer mu.Unlock()
+		if position == 30 && !changed {
+			changed = true
+			return query("another", 45, "M0000031")
+		}
+		return nil
+	})
+	l, err := list(t, u)
+	if err != nil || l.Len() != 45 || !changed {
+		t.Errorf("%v, changed: %v; want 45 messages of the second attempt", err, changed)
 	}
 }
 

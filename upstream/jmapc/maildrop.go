@@ -16,7 +16,7 @@ import (
 )
 
 // A maildrop is the inbox of one account (upstream.Maildrop). All of it belongs
-// to the goroutine that calls it; what it reads ahead shares only what never
+// to the goroutine that calls it; what reads ahead for it shares only what never
 // changes: a session, the listing, and the slots.
 type maildrop struct {
 	u       *Upstream
@@ -260,16 +260,25 @@ func (d *maildrop) do(ctx context.Context, methods []jmap.Method) (answers, erro
 		return nil, err
 	}
 	defer d.release()
+	response, err := d.session.send(ctx, methods)
+	if err != nil {
+		return nil, err
+	}
+	return d.hear(response), nil
+}
+
+// hear notes what an answer says of the session.
+func (d *maildrop) hear(response *jmap.Response) answers {
+	if response.SessionState != d.seen {
+		d.seen, d.stale = response.SessionState, true
+	}
+	return response.Responses
+}
+
+func (s *session) send(ctx context.Context, methods []jmap.Method) (*jmap.Response, error) {
 	request := &jmap.Request{Context: ctx}
 	for _, m := range methods {
 		request.Invoke(m)
 	}
-	response, err := d.session.client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	if response.SessionState != d.seen {
-		d.seen, d.stale = response.SessionState, true
-	}
-	return response.Responses, nil
+	return s.client.Do(request)
 }
