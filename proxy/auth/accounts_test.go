@@ -100,6 +100,38 @@ func TestAccountsComeBeforeRoutes(t *testing.T) {
 	})
 }
 
+// A password that is good at home only is like any other elsewhere, whatever is
+// known of it there: how long it takes, and whether the owner has just been.
+func TestPasswordThatIsGoodElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ann := residents{"ann": {Name: "ann", Upstream: "one", Opener: upstreamtest.NewMemory("ann", "there"), Login: "ann", Password: upstream.NewSecret("there")}}
+		g := New(Options{Locker: state.Off(), LoginDelay: time.Minute, Accounts: atHome{ann}})
+		if _, err := try(t, g, with("ann", "here-ann")); err != nil {
+			t.Fatal(err)
+		}
+		_, err := try(t, g, with("ann", "here-ann"))
+		wantErr(t, "at home", err, upstream.ErrTooSoon)
+		for password, addr := range map[string]string{"here-ann": "198.51.100.1", "guess": "198.51.100.2"} {
+			for i, want := range []time.Duration{refusalTime, firstDelay + refusalTime} {
+				took, err := try(t, g, at(from(addr), with("ann", password)))
+				if !errors.Is(err, upstream.ErrAuth) || took != want {
+					t.Errorf("password %s, attempt %d elsewhere: got error %v after %v, want %v after %v", password, i+1, err, took, upstream.ErrAuth, want)
+				}
+			}
+		}
+	})
+}
+
+// atHome are accounts whose passwords are good from one address.
+type atHome struct{ residents }
+
+func (a atHome) Check(ctx context.Context, c pop3.Credentials) (Account, error) {
+	if c.Remote != home {
+		return Account{}, upstream.ErrAuth
+	}
+	return a.residents.Check(ctx, c)
+}
+
 func TestAccountsOnlyRoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, up := oneResident(Route{AccountsOnly: true})

@@ -106,7 +106,7 @@ func New(o Options) *Gate {
 // failures demand before it tries, and makes each refusal take the same time.
 // Either wait holds up whoever waits, and nothing else.
 func (g *Gate) Authenticate(ctx context.Context, c pop3.Credentials) (pop3.Login, error) {
-	a := attempt{user: c.User, remote: c.Remote, session: c.Session, guess: g.proofs.guess(Fold(c.User), secret(c))}
+	a := attempt{user: c.User, remote: c.Remote, session: c.Session, guess: g.guess(c)}
 	known, proven := g.proofs.find(a.guess)
 	a.proven = proven
 	if proven && g.tooSoon(known) {
@@ -131,7 +131,7 @@ type attempt struct {
 	user, session string
 	remote        netip.AddrPort
 	guess         guess
-	proven        bool // the same credentials were good the last time
+	proven        bool // the same credentials were good there the last time
 }
 
 // await waits as long as the failures of this client demand.

@@ -8,11 +8,12 @@ import (
 	"sync"
 	"time"
 
+	"postern/proxy/pop3"
 	"postern/upstream"
 )
 
-// proofs remember which credentials were found good lately, where they led, and
-// when each maildrop was opened last. They never stand in for whoever checks the
+// proofs remember which credentials were found good lately and from where, to what
+// they led, and when each maildrop was opened last. They never stand in for whoever checks the
 // credentials: they only tell an owner, who need not wait for other people's
 // guesses and may know that a login comes too soon, from a stranger, before
 // anybody is asked.
@@ -29,6 +30,12 @@ type proofs struct {
 // A guess stands for a name and a password. The zero guess is none: of a
 // client that sends no password.
 type guess [sha256.Size]byte
+
+// guess stands for what a client sent, from where it is: a password that is good
+// there only proves nothing elsewhere.
+func (g *Gate) guess(c pop3.Credentials) guess {
+	return g.proofs.guess(pop3.ClientNetwork(c.Remote.Addr()).String()+"\x00"+Fold(c.User), secret(c))
+}
 
 const (
 	proofLife = 24 * time.Hour
