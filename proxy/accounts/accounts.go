@@ -172,7 +172,7 @@ func (b *Book) Check(ctx context.Context, c pop3.Credentials) (auth.Account, err
 	if err != nil {
 		return auth.Account{}, err
 	}
-	p, err := b.match(ctx, e, c.Password.Reveal())
+	p, err := b.match(ctx, e, c.Password.Reveal(), c.Remote.Addr())
 	if err != nil {
 		return auth.Account{}, err
 	}
@@ -198,8 +198,8 @@ func (b *Book) strayed(ctx context.Context) error {
 func (b *Book) Waste(ctx context.Context) error { return b.hasher.waste(ctx) }
 
 // match returns which of the account's passwords this one is, or nil. If it is
-// none, or one that is no good now, one hash was made.
-func (b *Book) match(ctx context.Context, e *entry, text string) (*password, error) {
+// none, or one that is no good from there now, one hash was made.
+func (b *Book) match(ctx context.Context, e *entry, text string, from netip.Addr) (*password, error) {
 	if text == "" { // the client sent a token, which proves nothing here
 		return nil, b.hasher.waste(ctx)
 	}
@@ -219,11 +219,11 @@ func (b *Book) match(ctx context.Context, e *entry, text string) (*password, err
 		}
 	}
 	switch {
-	case found != nil:
+	case found != nil && e.refuses(found, from) == "":
 		return found, nil
-	case chosen == nil:
-		return nil, b.hasher.waste(ctx)
-	case b.hasher.knows(e.Name, text, string(chosen.Verifier)):
+	case found != nil || chosen == nil:
+		return found, b.hasher.waste(ctx)
+	case e.refuses(chosen, from) == "" && b.hasher.knows(e.Name, text, string(chosen.Verifier)):
 		return chosen, nil
 	}
 	ok, err := b.hasher.check(ctx, e.Name, text, string(chosen.Verifier))

@@ -560,3 +560,28 @@ func TestWhatEndsASessionByCertificate(t *testing.T) {
 		t.Errorf("after the account was disabled: got %v, want %v", err, upstream.ErrRejected)
 	}
 }
+
+// While there is no time for hashes, a right password that is no good now gets the
+// answer of a wrong one: every refusal costs a hash.
+func TestRefusedPasswordsCostAHash(t *testing.T) {
+	s := newSite(t)
+	hall := s.add(t, "hall", &Wanted{Label: "scanner", Networks: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}})
+	const chosen = "chosen by somebody"
+	s.add(t, "ann", &Wanted{Label: "desk", Chosen: upstream.NewSecret(chosen), Networks: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}})
+	s.wantIn(t, "chosen, at home", from("198.51.100.1", with("ann", chosen))) // and known from now on
+	for range cap(s.hasher.inside) {
+		s.hasher.inside <- struct{}{}
+	}
+	s.wantIn(t, "generated, at home", from("198.51.100.1", with("hall", hall.Reveal())))
+	for what, c := range map[string]pop3.Credentials{
+		"wrong":                with("hall", "guess"),
+		"generated, elsewhere": with("hall", hall.Reveal()),
+		"chosen, elsewhere":    with("ann", chosen),
+	} {
+		s.wantOut(t, what, c, upstream.ErrUnavailable)
+	}
+	if err := s.disable(t, true); err != nil {
+		t.Fatal(err)
+	}
+	s.wantOut(t, "disabled", from("198.51.100.1", with("hall", hall.Reveal())), upstream.ErrUnavailable)
+}
