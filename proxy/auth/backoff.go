@@ -65,12 +65,16 @@ func kindOf(err error) error {
 }
 
 // check returns an error like the upstream's while a login would come too early.
+// What the owner heard, such as that the account is in use, a stranger does not.
 func (b *backoffs) check(account string, proven bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	last, ok := b.asked.get(heard{account, true})
-	if !proven && (!ok || time.Until(last.until) <= 0) {
-		last, ok = b.asked.get(heard{account, false})
+	if !proven {
+		last.kind = upstream.ErrUnavailable
+		if !ok || time.Until(last.until) <= 0 {
+			last, ok = b.asked.get(heard{account, false})
+		}
 	}
 	if left := time.Until(last.until); ok && left > 0 {
 		return fmt.Errorf("the upstream wants no login for another %v: %w", left.Round(time.Second), last.kind)

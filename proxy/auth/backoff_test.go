@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -118,6 +119,30 @@ func TestStrangersBackoffIsTheirs(t *testing.T) {
 		_, err = try(t, g, with("ann", "right"))
 		wantErr(t, "the owner, after the upstream had answered them", err, upstream.ErrTooSoon)
 	})
+}
+
+// What the upstream said to the owner holds for strangers, but why is not theirs to
+// know.
+func TestStrangersDoNotHearWhatTheOwnerHeard(t *testing.T) {
+	for _, said := range []error{upstream.ErrBusy, upstream.ErrTooSoon, upstream.ErrRejected} {
+		synctest.Test(t, func(t *testing.T) {
+			up := newBusyUpstream(time.Minute, said)
+			asks := up.busy
+			up.busy = nil
+			g := gateTo(up)
+			if _, err := try(t, g, with("ann", "right")); err != nil {
+				t.Fatal(err)
+			}
+			up.busy = asks
+			try(t, g, with("ann", "right"))
+			asked := up.asked
+			if _, err := try(t, g, with("ann", "guess")); !errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, said) || up.asked != asked {
+				t.Errorf("a stranger, after the owner heard %q: got error %v and %d logins upstream, want %q and none", said, err, up.asked-asked, upstream.ErrUnavailable)
+			}
+			_, err := try(t, g, with("ann", "right"))
+			wantErr(t, "the owner", err, said)
+		})
+	}
 }
 
 // A pause that is asked for while the mailbox is listed counts too.
