@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"cmd/internal/migrate": {"proxy/ledger", "upstream"},
 
 	"proxy":           {"proxy/pop3", "upstream"},
-	"proxy/admin":     {"proxy/pop3", "upstream"},
+	"proxy/admin":     {"proxy/pop3", "proxy/web", "upstream"},
 	"proxy/auth":      {"proxy/pop3", "upstream"},
 	"proxy/metrics":   {"proxy/pop3", "upstream"},
 	"proxy/ledger":    {"proxy/state", "upstream"},
@@ -31,7 +31,8 @@ var allowed = map[string][]string{
 	"proxy/vault":     {"proxy/state", "upstream"},
 	"proxy/state":     {"upstream"},
 	"proxy/notice":    {"upstream"},
-	"proxy/consent":   {"upstream"},
+	"proxy/consent":   {"proxy/web", "upstream"},
+	"proxy/web":       {},
 	"proxy/pop3":      {"upstream"},
 
 	"upstream":          {},

@@ -17,6 +17,8 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"postern/proxy/web"
 )
 
 // A Status tells what the operator may know of the running program. It is asked
@@ -103,20 +105,14 @@ func shown(status Status, metrics http.Handler) http.Handler {
 		text(w, http.StatusOK, "ok")
 	})
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { page(w, status) })
-	return readOnly(mux)
+	return web.Protect(readOnly(mux), style, web.NoForms)
 }
 
-// readOnly refuses every method that asks for a change, and tells browsers to
-// run, frame, keep and pass on nothing.
+// readOnly refuses every method that asks for a change.
 func readOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", contentPolicy)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Cache-Control", "no-store")
-		h.Set("Referrer-Policy", "no-referrer")
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			h.Set("Allow", "GET, HEAD")
+			w.Header().Set("Allow", "GET, HEAD")
 			text(w, http.StatusMethodNotAllowed, "only GET and HEAD")
 			return
 		}

@@ -2,9 +2,7 @@ package admin
 
 import (
 	"bytes"
-	"crypto/sha256"
 	_ "embed"
-	"encoding/base64"
 	"html/template"
 	"net/http"
 	"time"
@@ -22,16 +20,6 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"past":  func(t time.Time) bool { return time.Now().After(t) },
 	"style": func() template.CSS { return template.CSS(style) },
 }).Parse(source))
-
-// contentPolicy allows the page its own style, named by its hash, and nothing
-// else: no script, image, form or frame, from anywhere.
-var contentPolicy = "default-src 'none'; style-src 'sha256-" + hashOf(style) +
-	"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-
-func hashOf(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
 
 // page writes the status page. It is made whole before the first octet is
 // sent, so that a fault in it is a 500 and not half a page.

@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"time"
 
+	"postern/proxy/web"
 	"postern/upstream"
 )
 
@@ -145,7 +146,7 @@ func New(o Options) *Site {
 	// the host, and that may be another one behind whoever adds TLS.
 	protection.AddTrustedOrigin(o.Public.Scheme + "://" + o.Public.Host)
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { s.trouble(w, http.StatusForbidden, foreign) }))
-	s.handler = protected(protection.Handler(limited(mux)))
+	s.handler = web.Protect(protection.Handler(limited(mux)), style, web.OwnForms)
 	return s
 }
 
@@ -158,19 +159,6 @@ const maxForm = 4 << 10
 func limited(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-		next.ServeHTTP(w, r)
-	})
-}
-
-// protected tells browsers to load, frame, keep and pass on nothing.
-func protected(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", contentPolicy)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Cache-Control", "no-store")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("X-Robots-Tag", "noindex")
 		next.ServeHTTP(w, r)
 	})
 }

@@ -2,9 +2,7 @@ package consent
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"embed"
-	"encoding/base64"
 	"html/template"
 	"net/http"
 	"time"
@@ -29,16 +27,6 @@ var pages = func() map[string]*template.Template {
 	}
 	return all
 }()
-
-// contentPolicy allows the pages their own style and their own forms, and
-// nothing else.
-var contentPolicy = "default-src 'none'; style-src 'sha256-" + hashOf(style) +
-	"'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-
-func hashOf(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
 
 // show writes a page, made whole before the first octet of it is sent.
 func (s *Site) show(w http.ResponseWriter, status int, name string, data any) {
