@@ -87,7 +87,9 @@ func (p *program) connectAccount(o office, user string, how connecting) error {
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, tokenAdvice(at.up, err))
 	}
-	found, err := p.tryGrant(at, grant)
+	done := p.progress("logging in at " + at.up.Name)
+	err = opens(p.drain, at, grant)
+	done()
 	if errors.Is(err, upstream.ErrAuth) {
 		return fmt.Errorf("%s does not take what was granted for the mailbox %s, so it is not kept: %w\n%s", at.up.Name, at.login, err, advice(at.up, err))
 	}
@@ -99,11 +101,7 @@ func (p *program) connectAccount(o office, user string, how connecting) error {
 	if err != nil {
 		return fmt.Errorf("what was granted is kept, but the mailbox could not be opened: %w\n%s", err, advice(at.up, err))
 	}
-	for _, f := range found {
-		if f.what == "mailbox" || f.what == "inbox" {
-			fmt.Fprintf(p.out, "The mailbox was opened: %s.\n", f.text)
-		}
-	}
+	fmt.Fprintln(p.out, "The mailbox was opened.")
 	return nil
 }
 
@@ -244,17 +242,6 @@ func (p *program) consentByDevice(ctx context.Context, app *oauth.Application, a
 	done := p.progress("waiting for the answer")
 	defer done()
 	return device.Wait(ctx)
-}
-
-// tryGrant logs in by what was granted: the provider does not always say whose
-// mailbox it is for, but the upstream does.
-func (p *program) tryGrant(at place, g oauth.Grant) ([]finding, error) {
-	ctx, cancel := context.WithTimeout(p.drain, connectTime)
-	defer cancel()
-	done := p.progress("logging in at " + at.up.Name)
-	defer done()
-	a := upstream.Account{User: at.login, Tokens: upstream.GivenToken{Secret: g.AccessToken}}
-	return describe(ctx, at.up, wiring{policy: policy(at.policy), uidl: at.policy.UIDL}, a)
 }
 
 // replaceGrant keeps a grant in the place of any other. A refresh that comes

@@ -74,7 +74,7 @@ func (d *desk) connected(ctx context.Context, i state.Invitation, grant oauth.Gr
 	return s, err
 }
 
-// openTime is how long a person's browser waits for the mailbox to be opened.
+// openTime is how long a person waits for the mailbox to be opened.
 const openTime = 15 * time.Second
 
 // opens logs in by what was granted: not every provider says whose mailbox it

@@ -164,7 +164,7 @@ func TestMailByConsent(t *testing.T) {
 			t.Errorf("in the browser: %q, %v", text, err)
 		}
 	})
-	if !strings.Contains(out, annsName+" is connected to own.") || !strings.Contains(out, "INBOX, 2 messages") {
+	if !strings.Contains(out, annsName+" is connected to own.") || !strings.Contains(out, "The mailbox was opened.") {
 		t.Errorf("connect printed:\n%s", out)
 	}
 	s.fetches(t, raw)
