@@ -165,8 +165,8 @@ func TestFaultU8RefusedCredentialIsNotTheClients(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		}
-		// After 0, 5, 15, 35 and 75 minutes, then each hour.
-		if got, want := len(up.asked), 5+22; got != want || held != day-want {
+		// After 0, 2, 6, 14 and 30 minutes, then each 16.
+		if got, want := len(up.asked), 5+88; got != want || held != day-want {
 			t.Errorf("in a day the upstream was asked %d times, held back %d, want %d and %d", got, held, want, day-want)
 		}
 		up.fail = nil
@@ -202,6 +202,38 @@ func TestNewCredentialIsTriedAtOnce(t *testing.T) {
 		if _, err := try(t, g, with("ann", "here-ann")); err != nil {
 			t.Errorf("with a new password: %v", err)
 		}
+	})
+}
+
+// The same goes for a client whose password the upstream checks: it is told what
+// the upstream said, no sooner than the first time, and nobody else is.
+func TestFaultU8RefusedPasswordIsNotShownAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, up := oneResident(Route{})
+		refuse := func() {
+			t.Helper()
+			took, err := try(t, g, with("bob", "old"))
+			wantErr(t, "the password that was refused", err, upstream.ErrAuth)
+			if took < refusalTime {
+				t.Errorf("refused after %v, want %v at least", took, refusalTime)
+			}
+		}
+		up.fail = upstream.ErrAuth
+		refuse()
+		refuse()
+		up.wantAsked(t, "bob old")
+		time.Sleep(firstRefusal)
+		refuse()
+		refuse()
+		up.wantAsked(t, "bob old")
+
+		up.fail = nil
+		for _, c := range []pop3.Credentials{with("Bob", "old"), with("bob", "new"), with("bill", "old")} {
+			if _, err := try(t, g, c); err != nil {
+				t.Errorf("%s with %s: %v", c.User, c.Password.Reveal(), err)
+			}
+		}
+		up.wantAsked(t, "Bob old", "bob new", "bill old")
 	})
 }
 

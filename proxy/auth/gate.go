@@ -39,7 +39,7 @@ type Options struct {
 
 	// HeldBack is told of each login that was refused without asking the
 	// upstream: it had asked to be left alone, or had refused the same password
-	// of the account before. It may be nil.
+	// before. It may be nil.
 	HeldBack func(upstream string)
 }
 
@@ -198,18 +198,12 @@ func (g *Gate) open(ctx context.Context, a attempt, account Account) (_ pop3.Log
 	if err := g.backedOff(drop, true); err != nil {
 		return pop3.Login{}, err
 	}
-	ours := g.ours(account)
-	if err := g.refusals.check(ours); err != nil {
-		g.heldBack(drop.upstream)
-		return pop3.Login{}, err
-	}
 	h := g.newHeld(drop)
 	defer h.giveUp() // also when something panics
 	if err := g.hold(ctx, h); err != nil {
 		return pop3.Login{}, err
 	}
 	h.Maildrop, err = g.ask(ctx, a, account, true)
-	g.refusals.heed(ours, err)
 	if errors.Is(err, upstream.ErrAuth) {
 		// The client did nothing wrong, and would forget its password.
 		return pop3.Login{}, fmt.Errorf("%w: the upstream refuses the credential of the account: %v", upstream.ErrRejected, err)
@@ -237,6 +231,11 @@ func (g *Gate) pass(ctx context.Context, a attempt, account Account) (_ pop3.Log
 
 // ask has the upstream open a maildrop, when it is its turn.
 func (g *Gate) ask(ctx context.Context, a attempt, account Account, proven bool) (upstream.Maildrop, error) {
+	password := g.password(account)
+	if left := g.refusals.left(password); left > 0 {
+		g.heldBack(account.Upstream)
+		return nil, fmt.Errorf("%w by the upstream the last time, which is not asked again for %v", upstream.ErrAuth, left)
+	}
 	leave, err := g.turns.enter(ctx, account.Upstream, proven)
 	if err != nil {
 		return nil, err
@@ -245,6 +244,7 @@ func (g *Gate) ask(ctx context.Context, a attempt, account Account, proven bool)
 	drop, err := account.Opener.Open(ctx, upstream.Account{
 		User: account.Login, Password: account.Password, Tokens: account.Tokens, Session: a.session})
 	g.backoffs.heed(account.maildrop().name, proven, err)
+	g.refusals.heed(password, err)
 	return drop, err
 }
 

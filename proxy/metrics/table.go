@@ -121,7 +121,7 @@ func newTable(r prometheus.Registerer) *table {
 		sessionsEnded:   f.counter("sessions_ended_total", "POP3 sessions ended, by what ended them.", "listener", "reason"),
 		sessionSeconds:  f.histogram("session_duration_seconds", "How long POP3 sessions lasted.", sessionBuckets, "listener"),
 		logins:          f.counter("logins_total", "Attempts of clients to log in, by result.", "listener", "result"),
-		heldBack:        f.counter("logins_held_back_total", "Logins refused without asking the upstream, which had asked for a pause or refused the password of the account before.", "upstream"),
+		heldBack:        f.counter("logins_held_back_total", "Logins refused without asking the upstream, which had asked for a pause or refused the same password before.", "upstream"),
 		loginSeconds:    f.histogram("login_duration_seconds", "How long clients waited for the answer to a login, throttling included.", loginBuckets, "listener"),
 		accountLogins:   f.counter("account_logins_total", "Attempts with the name of an account, by what opened it (a generated, chosen or configured password, a certificate) or why nothing did.", "result"),
 		commands:        f.counter("commands_total", "POP3 commands answered; cut means that the answer broke off.", "listener", "command", "result"),
