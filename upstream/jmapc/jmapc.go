@@ -166,7 +166,7 @@ func (u *Upstream) open(ctx context.Context, account upstream.Account) (*maildro
 // not waited for twice.
 func (u *Upstream) reopen(ctx context.Context, account upstream.Account, p proof) (*maildrop, error) {
 	k, ok := u.memory.find(p.key)
-	if !ok || p.borne && !k.are(account.User) {
+	if !ok || p.borne && k.belongsTo(account.User) != nil {
 		return nil, nil
 	}
 	d := newMaildrop(u, newWire(u, p, k.url), account)
@@ -193,9 +193,9 @@ func (u *Upstream) login(ctx context.Context, account upstream.Account, p proof)
 	if err != nil {
 		return nil, loginError(err)
 	}
-	if p.borne && !d.session.are(account.User) {
+	if err := d.session.belongsTo(account.User); p.borne && err != nil {
 		d.Close()
-		return nil, fmt.Errorf("%w: the token is that of %.100q, not of %.100q", upstream.ErrAuth, d.session.user, account.User)
+		return nil, err
 	}
 	if err := d.enter(ctx, ""); err != nil {
 		d.Close()

@@ -163,7 +163,7 @@ func TestCredentialsThatTheSchemeCannotCarry(t *testing.T) {
 }
 
 func TestBearer(t *testing.T) {
-	s := jmapserver.New("someone else", "a-token")
+	s := jmapserver.New("bob", "a-token")
 	s.Deliver(t, upstreamtest.Letter(1, 600))
 	u := newUpstream(t, Options{URL: serve(t, s), Scheme: Bearer})
 	_, l := open(t, u, upstream.Account{User: "bob", Password: upstream.NewSecret("a-token")})
@@ -191,6 +191,24 @@ func TestTokenOfSomebodyElse(t *testing.T) {
 		}
 		open(t, u, upstream.Account{User: "Ann@example.org", Password: token})
 	}
+}
+
+// Where the server does not say whose a token is, it opens nothing: it could be
+// anybody's.
+func TestTokenOfNobody(t *testing.T) {
+	s := jmapserver.New("ann", "a-token")
+	s.Session = func(session map[string]any) { session["username"] = "" }
+	token := upstream.NewSecret("a-token")
+	u := newUpstream(t, Options{URL: serve(t, s), Scheme: Bearer})
+	for range 2 { // the second time nothing is remembered
+		for _, a := range []upstream.Account{{User: "ann", Password: token}, {User: "@ann", Tokens: upstream.GivenToken{Secret: token}}} {
+			if _, err := u.Open(t.Context(), a); !errors.Is(err, upstream.ErrRejected) || errors.Is(err, upstream.ErrAuth) {
+				t.Errorf("%s: %v, want ErrRejected", a.User, err)
+			}
+		}
+	}
+	basic := newUpstream(t, Options{URL: serve(t, s)})
+	open(t, basic, upstream.Account{User: "ann", Password: token})
 }
 
 // A server without domains calls its users by what is before the @.

@@ -30,7 +30,7 @@ type session struct {
 // The facts are what the session object says, without any secret.
 type facts struct {
 	url          *url.URL // where it was, after redirects
-	user         string   // whose credentials these are, where the server says
+	user         string   // whose credentials these are; empty where the server does not say
 	state        string
 	account      jmap.ID
 	readOnly     bool
@@ -99,11 +99,18 @@ func (o *object) facts(at *url.URL) (facts, error) {
 	}, nil
 }
 
-// are tells whether the credentials are those of a user. Some servers leave the
-// domain out of a name.
-func (f facts) are(user string) bool {
+// belongsTo returns an error unless a token that opened the session is that of a
+// user. Some servers leave the domain out of a name. RFC 8620 section 2 lets a
+// server leave out all of it; then anybody's token would do.
+func (f facts) belongsTo(user string) error {
 	local, _, _ := strings.Cut(user, "@")
-	return f.user == "" || strings.EqualFold(f.user, user) || strings.EqualFold(f.user, local)
+	switch {
+	case f.user == "":
+		return fmt.Errorf("%w: the server does not say whose token it is", upstream.ErrRejected)
+	case !strings.EqualFold(f.user, user) && !strings.EqualFold(f.user, local):
+		return fmt.Errorf("%w: the token is that of %.100q, not of %.100q", upstream.ErrAuth, f.user, user)
+	}
+	return nil
 }
 
 // newSession makes clients that tell the credentials to those whom the facts

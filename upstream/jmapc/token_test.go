@@ -44,7 +44,7 @@ func (s *till) Key() upstream.Secret { return upstream.NewSecret("ann's grant") 
 
 func (s *till) token() string { return fmt.Sprintf("day-%d", s.day) }
 
-func (s *till) account() upstream.Account { return upstream.Account{User: "ann", Tokens: s} }
+func (s *till) account() upstream.Account { return upstream.Account{User: "bob", Tokens: s} }
 
 // takes makes the server take that day's token only, from one request to the
 // next: if there were a moment without any, the till would run ahead of it.

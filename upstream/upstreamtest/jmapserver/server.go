@@ -39,6 +39,7 @@ type Server struct {
 	// answer.
 	Method func(name string, args map[string]any) *Answer
 
+	user           string
 	authorizations map[string]bool
 
 	mu        sync.Mutex
@@ -107,6 +108,7 @@ func New(user, password string) *Server {
 	r.SetBasicAuth(user, password)
 	return &Server{
 		MaxObjectsInGet: 500, MaxObjectsInSet: 500, MaxSizeRequest: 1 << 20, MaxConcurrentRequests: 4,
+		user:           user,
 		authorizations: map[string]bool{r.Header.Get("Authorization"): true, "Bearer " + password: true},
 		gone:           map[string]int{},
 		mailboxes: []Mailbox{
@@ -319,7 +321,7 @@ func (s *Server) note(call string) {
 func (s *Server) serveSession(w http.ResponseWriter) {
 	s.note("session")
 	session := object{
-		"username": "", "state": s.sessionState(),
+		"username": s.user, "state": s.sessionState(),
 		"apiUrl":      s.Absolute + "/api",
 		"downloadUrl": s.Absolute + "/download/{accountId}/{blobId}/{name}?type={type}",
 		"uploadUrl":   s.Absolute + "/upload/{accountId}/", "eventSourceUrl": s.Absolute + "/events",
