@@ -13,8 +13,8 @@ import (
 	"postern/upstream/upstreamtest"
 )
 
-// taken is what is said of a session whose account was taken from its client.
-var taken = errors.New("taken away")
+// errTaken is what is said of a session whose account was taken from its client.
+var errTaken = errors.New("taken away")
 
 // sessionOf logs in to an account that is the client's until still says otherwise.
 func sessionOf(t *testing.T, box *upstreamtest.Memory, still func(context.Context) error) (*Gate, pop3.Login) {
@@ -58,16 +58,16 @@ func TestSessionEndsWithItsAccount(t *testing.T) {
 				if err := login.MarkSeen(t.Context(), nil); err != nil {
 					t.Errorf("before: got error %v, want none", err)
 				}
-				said = taken
+				said = errTaken
 				time.Sleep(lookPause)
-				wantErr(t, "after", use(login), taken)
+				wantErr(t, "after", use(login), errTaken)
 				if opened, closed := box.Handles(); opened != 1 || closed != 1 {
 					t.Errorf("%d maildrops opened and %d closed, want 1 and 1 at once", opened, closed)
 				}
 				unlocked(t, g, "ann")
 				said = nil // whatever comes later
-				wantErr(t, "again", use(login), taken)
-				wantErr(t, "DELE", login.Removable(2), taken)
+				wantErr(t, "again", use(login), errTaken)
+				wantErr(t, "DELE", login.Removable(2), errTaken)
 				if n := len(box.Messages(t)); n != 3 {
 					t.Errorf("%d messages are left, want all 3", n)
 				}
