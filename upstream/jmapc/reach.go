@@ -33,31 +33,11 @@ func (d dialer) control(host string) func(network, address string, _ syscall.Raw
 	}
 	return func(_, address string, _ syscall.RawConn) error {
 		at, err := netip.ParseAddrPort(address)
-		if err != nil || inner(at.Addr()) {
+		if err != nil || upstream.Inside(at.Addr()) {
 			return fmt.Errorf("%w: %s is at %s, inside this network: if that is right, set url to it", upstream.ErrRejected, host, address)
 		}
 		return nil
 	}
-}
-
-var (
-	// sharedSpace is behind a carrier's address translation (RFC 6598).
-	sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
-	// thisNetwork reaches this very machine on many systems (RFC 1122 section 3.2.1.3).
-	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")
-	// translated carries an IPv4 address in its last 32 bits (RFC 6052).
-	translated = netip.MustParsePrefix("64:ff9b::/96")
-)
-
-// inner tells whether an address belongs to this machine or its surroundings:
-// loopback, private, and link-local, where clouds have their metadata services.
-func inner(a netip.Addr) bool {
-	a = a.Unmap().WithZone("")
-	if translated.Contains(a) {
-		last := a.As16()
-		a = netip.AddrFrom4([4]byte(last[12:]))
-	}
-	return !a.IsGlobalUnicast() || a.IsPrivate() || sharedSpace.Contains(a) || thisNetwork.Contains(a)
 }
 
 // hostPart is the host of an address to dial.

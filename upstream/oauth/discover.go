@@ -121,17 +121,10 @@ func acceptable(named string, issuer *url.URL) error {
 	if u.Scheme != "https" {
 		return fmt.Errorf("%w: it names %s, which is not https", upstream.ErrRejected, u.Redacted())
 	}
-	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && internal(ip) {
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && upstream.Inside(ip) {
 		return fmt.Errorf("%w: it names %s, which is %w", upstream.ErrRejected, u.Redacted(), errInternal)
 	}
 	return nil
-}
-
-// internal tells whether an address is one that an answer from outside must
-// not lead to: a metadata service is at a link-local one.
-func internal(ip netip.Addr) bool {
-	ip = ip.Unmap()
-	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified()
 }
 
 var errInternal = errors.New("inside this network")
@@ -149,7 +142,7 @@ func (a *Application) dial(ctx context.Context, network, address string) (net.Co
 // outside refuses to connect to addresses inside this network (net.Dialer).
 func outside(_, address string, _ syscall.RawConn) error {
 	at, err := netip.ParseAddrPort(address)
-	if err != nil || internal(at.Addr()) {
+	if err != nil || upstream.Inside(at.Addr()) {
 		return fmt.Errorf("%s: %w", address, errInternal)
 	}
 	return nil

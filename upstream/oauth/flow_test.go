@@ -79,6 +79,7 @@ func TestFaultU38IssuerNamesWhatIsInside(t *testing.T) {
 	for address, inside := range map[string]bool{
 		"127.0.0.1:443": true, "[::1]:443": true, "10.0.0.1:443": true, "192.168.1.1:443": true, "169.254.169.254:80": true,
 		"[::ffff:10.0.0.1]:443": true, "[fe80::1%eth0]:443": true, "[fd00::1]:443": true, "0.0.0.0:443": true, "x": true,
+		"100.100.100.200:80": true, "[64:ff9b::a9fe:a9fe]:80": true, "0.1.2.3:443": true,
 		"192.0.2.1:443": false, "[2001:db8::1]:443": false,
 	} {
 		if err := outside("tcp", address, nil); (err != nil) != inside {
