@@ -33,6 +33,26 @@ func init() {
 	jmap.RegisterMethod("Email/get", func() jmap.MethodResponse { return new(emails) })
 }
 
+// placed returns a function that finds messages as finder does, where the answer
+// tells which mailboxes they are in. Every message is in one (RFC 8621 section
+// 4.1.1): of one that is shown in none it is not known where it is.
+func (e *emails) placed() func(n int, id string) (m *message, known bool) {
+	find := finder(e)
+	return func(n int, id string) (*message, bool) {
+		m, known := find(n, id)
+		return m, known && (m == nil || m.isAnywhere())
+	}
+}
+
+func (m *message) isAnywhere() bool {
+	for _, in := range m.MailboxIDs {
+		if in {
+			return true
+		}
+	}
+	return false
+}
+
 // answers are what the methods of one request came to.
 type answers []*jmap.Invocation
 

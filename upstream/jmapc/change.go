@@ -135,11 +135,11 @@ type plan struct {
 // the server shows of messages that it was not asked for is passed over.
 func (d *maildrop) plan(now *emails, ids []string, c change) *plan {
 	p := &plan{set: &email.Set{Account: d.session.account, IfInState: now.State, Update: map[jmap.ID]jmap.Patch{}}}
-	find := finder(now)
+	find := now.placed()
 	for n, id := range ids {
 		m, known := find(n, id)
 		if !known {
-			p.wrong = fmt.Errorf("%w: %q was neither shown nor said to be gone", upstream.ErrUnavailable, id)
+			p.wrong = fmt.Errorf("%w: %q was neither shown in its place nor said to be gone", upstream.ErrUnavailable, id)
 			continue
 		}
 		s := c.judge(id, m)
@@ -177,7 +177,7 @@ func (d *maildrop) carryOut(ctx context.Context, p *plan, c change, o *outcome) 
 	}
 	var removed []upstream.Removal
 	left := 0
-	find := finder(after)
+	find := after.placed()
 	for n, id := range p.ids {
 		if m, known := find(n, id); !known || !c.judge(id, m).done() {
 			left++

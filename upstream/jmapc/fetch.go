@@ -108,7 +108,10 @@ func (d *maildrop) refused(ctx context.Context, i int, most int64, status *httpE
 	if err != nil {
 		return nil, err
 	}
-	if m := got.find(d.listing.id(i)); m == nil || !m.MailboxIDs[string(d.inbox)] {
+	switch m, known := got.placed()(0, d.listing.id(i)); {
+	case !known:
+		return nil, status
+	case !m.in(d.inbox):
 		return nil, fmt.Errorf("%w: %v", upstream.ErrGone, status)
 	}
 	return nil, fmt.Errorf("%w: %v", upstream.ErrUnreadable, status)
@@ -130,13 +133,4 @@ func (d *maildrop) getMethod(ids []string) *email.Get {
 		get.IDs = append(get.IDs, jmap.ID(id))
 	}
 	return get
-}
-
-func (e *emails) find(id string) *message {
-	for i := range e.List {
-		if e.List[i].ID == id {
-			return &e.List[i]
-		}
-	}
-	return nil
 }

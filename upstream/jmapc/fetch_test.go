@@ -240,6 +240,20 @@ func TestFetchOfAGoneMessage(t *testing.T) {
 	}
 }
 
+// TestMessageNotShownIsNotGone: that the server says nothing of a message tells
+// nothing.
+func TestMessageNotShownIsNotGone(t *testing.T) {
+	for name, list := range map[string][]any{"nothing": nil, "no mailboxes": {dict{"id": "M0000001", "size": sizeOf(0)}}} {
+		s, u, _ := letters5(t, Options{})
+		downloads(s, func(_ int, w http.ResponseWriter, r *http.Request) bool { http.NotFound(w, r); return true })
+		d, _ := open(t, u, bob)
+		looks(s, func(bool) *jmapserver.Answer { return emailsOf(list...) })
+		if _, err := fetch(d, 0); upstream.Kind(err) != "unavailable" {
+			t.Errorf("%s: got %v, want unavailable", name, err)
+		}
+	}
+}
+
 // TestTopByRange: a server that knows ranges sends little of a big message.
 func TestTopByRange(t *testing.T) {
 	s := jmapserver.New("bob", "secret")

@@ -98,7 +98,7 @@ func (d *maildrop) readChanges(got answers, at int, k *kept) (*changes, error) {
 		if err != nil {
 			return nil, err
 		}
-		find := finder(shown)
+		find := shown.placed()
 		for n, id := range ids {
 			m, known := find(n, string(id))
 			if !known {

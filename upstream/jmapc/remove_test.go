@@ -142,6 +142,19 @@ func TestRemove(t *testing.T) {
 				return nil
 			})
 		}, 1, "rejected", "1245", 1},
+		{"shown without its mailboxes", func(s *jmapserver.Server, ids []string) {
+			looks(s, func(after bool) *jmapserver.Answer {
+				return emailsOf(dict{"id": ids[1], "size": sizeOf(1)}, dict{"id": ids[2], "size": sizeOf(2), "mailboxIds": dict{}})
+			})
+		}, 0, "unavailable", "12345", 0},
+		{"shown without its mailboxes afterwards", func(s *jmapserver.Server, ids []string) {
+			looks(s, func(after bool) *jmapserver.Answer {
+				if !after {
+					return nil
+				}
+				return emailsOf(dict{"id": ids[1], "size": sizeOf(1)}, dict{"id": ids[2], "size": sizeOf(2), "mailboxIds": nil})
+			})
+		}, 0, "unavailable", "145", 1},
 		{"shown a message it never asked for", func(s *jmapserver.Server, ids []string) {
 			lie(s, "Email/get", func(_ int, args dict) *jmapserver.Answer {
 				if slices.Contains(args["properties"].([]any), any("mailboxIds")) && sets(s) == 0 {
@@ -208,6 +221,17 @@ func TestRemove(t *testing.T) {
 			}
 		})
 	}
+}
+
+// looks answers each Email/get that asks where messages are; after tells whether
+// one was to be removed before.
+func looks(s *jmapserver.Server, answer func(after bool) *jmapserver.Answer) {
+	lie(s, "Email/get", func(_ int, args dict) *jmapserver.Answer {
+		if slices.Contains(args["properties"].([]any), any("mailboxIds")) {
+			return answer(sets(s) > 0)
+		}
+		return nil
+	})
 }
 
 func setAnswer(id, kind string) *jmapserver.Answer {

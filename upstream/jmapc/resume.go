@@ -68,7 +68,7 @@ func (d *maildrop) carriedOut(ctx context.Context, begun []upstream.Removal) (re
 		if err != nil {
 			return nil, err
 		}
-		find := finder(now)
+		find := now.placed()
 		for n, r := range begun[:len(ids)] {
 			m, known := find(n, r.Name)
 			if !known {
