@@ -58,7 +58,8 @@ func first(a, b error) error {
 
 // apply makes a change to messages, chunk by chunk. Each chunk is looked at,
 // changed on condition that nothing in the account changed since that look
-// (ifInState), and looked at once more.
+// (ifInState), and looked at once more. A look that shows no state is none: the
+// change would be made on no condition.
 func (d *maildrop) apply(ctx context.Context, ids []string, c change) *outcome {
 	o := &outcome{done: make(map[string]bool, len(ids))}
 	for len(ids) > 0 {
@@ -99,6 +100,9 @@ func (d *maildrop) applyChunk(ctx context.Context, ids []string, c change, o *ou
 		now, err := d.get(ctx, ids)
 		if err != nil {
 			return err
+		}
+		if now.State == "" {
+			return fmt.Errorf("%w: messages were shown without a state", upstream.ErrUnavailable)
 		}
 		p := d.plan(now, ids, c)
 		for _, id := range p.done {

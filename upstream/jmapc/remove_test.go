@@ -155,6 +155,14 @@ func TestRemove(t *testing.T) {
 				return emailsOf(dict{"id": ids[1], "size": sizeOf(1)}, dict{"id": ids[2], "size": sizeOf(2), "mailboxIds": nil})
 			})
 		}, 0, "unavailable", "145", 1},
+		{"shown without a state", func(s *jmapserver.Server, ids []string) {
+			looks(s, func(after bool) *jmapserver.Answer {
+				boxes := dict{jmapserver.Inbox: true}
+				a := emailsOf(dict{"id": ids[1], "size": sizeOf(1), "mailboxIds": boxes}, dict{"id": ids[2], "size": sizeOf(2), "mailboxIds": boxes})
+				a.Args.(dict)["state"] = ""
+				return a
+			})
+		}, 0, "unavailable", "12345", 0},
 		{"shown a message it never asked for", func(s *jmapserver.Server, ids []string) {
 			lie(s, "Email/get", func(_ int, args dict) *jmapserver.Answer {
 				if slices.Contains(args["properties"].([]any), any("mailboxIds")) && sets(s) == 0 {
