@@ -1,6 +1,7 @@
 package imapc
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -140,15 +141,38 @@ func (c *conn) askAll(ctx context.Context, queries ...*query) (err error) {
 	return err
 }
 
-// recheck looks whether the messages are what was listed. Chunks that have none
-// to remove are over.
+// A reselection selects the mailbox anew, so that what follows it finds the
+// mailbox as it is, and not as the server thinks that the session has seen it.
+type reselection struct {
+	*query
+	box mailbox
+}
+
+func (c *conn) reselection() *reselection {
+	r := &reselection{}
+	r.query = newQuery("SELECT "+quote(c.selected), r.box.learn)
+	return r
+}
+
+// changed tells, once it is answered, that the mailbox is not the same any more.
+func (c *conn) changed(r *reselection) error {
+	if r.status.kind == "OK" && r.box.uidValidity == c.box.uidValidity {
+		return nil
+	}
+	return fmt.Errorf("mailbox selected again: %s, UIDVALIDITY %d: %w", r.status, r.box.uidValidity, errProtocol)
+}
+
+// recheck looks whether the mailbox and the messages are what was listed. Chunks
+// that have none to remove are over.
 func (c *conn) recheck(ctx context.Context, chunks []*chunk) error {
 	found := make(map[uint32]int64) // one for all: a server may answer one command amid the answer to another
 	queries := make([]*query, len(chunks))
 	for i, k := range chunks {
 		queries[i] = newSizes(uidSet(uidsOf(k.messages)), found)
 	}
-	if err := c.askAll(ctx, queries...); err != nil {
+	again := c.reselection()
+	err := c.askAll(ctx, append([]*query{again.query}, queries...)...)
+	if err := cmp.Or(err, c.changed(again)); err != nil {
 		return c.lost("look at messages", err)
 	}
 	for i, k := range chunks {
@@ -208,10 +232,8 @@ func (c *conn) take(ctx context.Context, chunks []*chunk, commands func(*chunk) 
 	for i, k := range chunks {
 		removals[i] = commands(k)
 	}
-	var box mailbox
-	selected := newQuery("SELECT "+quote(c.selected), box.learn)
-	left := newLook(chunks)
-	err := c.askAll(ctx, slices.Concat(slices.Concat(removals...), []*query{selected}, left.queries())...)
+	selected, left := c.reselection(), newLook(chunks)
+	err := c.askAll(ctx, slices.Concat(slices.Concat(removals...), []*query{selected.query}, left.queries())...)
 	for i, k := range chunks {
 		for _, q := range removals[i] {
 			if q.err == nil && q.status.kind != "OK" && k.refusal == nil {
@@ -220,12 +242,11 @@ func (c *conn) take(ctx context.Context, chunks []*chunk, commands func(*chunk) 
 		}
 	}
 	var again []*chunk
-	if selected.status.kind == "OK" && box.uidValidity == c.box.uidValidity {
+	changed := c.changed(selected)
+	if changed == nil {
 		again = left.see()
-	} else if err == nil {
-		err = fmt.Errorf("mailbox selected again: %s, UIDVALIDITY %d: %w", selected.status, box.uidValidity, errProtocol)
 	}
-	if err != nil {
+	if err := cmp.Or(err, changed); err != nil {
 		return c.lost("remove", err)
 	}
 	return c.lookAgain(ctx, again)

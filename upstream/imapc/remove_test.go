@@ -44,6 +44,7 @@ func TestRemoveNamesTheMessagesAndNothingElse(t *testing.T) {
 		d := f.list()
 		wantRemoved(t, f, d, []int{2, 0, 1, 0}, 3, nil, 9)
 		want := []string{
+			`SELECT "INBOX"`,
 			"UID FETCH 3,5:6 (UID RFC822.SIZE)",
 			`UID STORE 3,5:6 +FLAGS.SILENT (\Deleted)`,
 			"UID EXPUNGE 3,5:6",
@@ -51,7 +52,7 @@ func TestRemoveNamesTheMessagesAndNothingElse(t *testing.T) {
 			"UID SEARCH UID 3,5:6",
 		}
 		all := f.sent("")
-		if got := all[len(all)-5:]; !slices.Equal(got, want) {
+		if got := all[len(all)-6:]; !slices.Equal(got, want) {
 			t.Errorf("sent %q, want %q", got, want)
 		}
 	})
@@ -237,6 +238,33 @@ func TestRemoveStopsWhenTheMailboxChanged(t *testing.T) {
 	})
 }
 
+// U21: the mailbox has become another one, and the server tells so only to who
+// selects it anew. That no message is there under the UID that was listed does
+// not mean that it is gone.
+func TestFaultU21RenumberedUnderTheSession(t *testing.T) {
+	for name, marked := range map[string][]int{"none is there": {0, 1}, "some are": {0, 1, 3}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fake) {
+				j := f.journal()
+				d := f.list()
+				f.mu.Lock()
+				f.uidValidity = "78"
+				for k, uid := range []uint32{9, 10, 11, 12} {
+					f.messages[k].uid = uid
+				}
+				f.messages[0], f.messages[3] = fakeMessage{uid: 9, raw: f.messages[3].raw}, fakeMessage{uid: 12, raw: f.messages[0].raw}
+				f.mu.Unlock()
+				wantRemoved(t, f, d, marked, 0, upstream.ErrChanged, 9, 10, 11, 12)
+				if len(f.flagged) > 0 {
+					t.Errorf("flagged %v", f.flagged)
+				}
+				j.wantNames()
+				j.wantPending()
+			})
+		})
+	}
+}
+
 // A search tells nothing of a mailbox that was not selected, or is another one.
 func TestMailboxIsSelectedBeforeItIsSearched(t *testing.T) {
 	for name, answer := range map[string]func(f *fake, c *fakeConn) bool{
@@ -244,21 +272,23 @@ func TestMailboxIsSelectedBeforeItIsSearched(t *testing.T) {
 		"hollow":  func(_ *fake, c *fakeConn) bool { c.ok("done"); return true },
 		"lost":    func(_ *fake, c *fakeConn) bool { return drop(c) },
 	} {
-		bubble(t, func(t *testing.T, f *fake) {
-			j := f.journal()
-			d := f.list()
-			f.fault = onCommand("SELECT", func(c *fakeConn) bool { return answer(f, c) })
-			n, err := d.Remove(t.Context(), []int{0})
-			if n != 1 || err != nil || f.connections != 2 {
-				t.Errorf("%s: removed %d, %v; %d connections", name, n, err, f.connections)
-			}
-			j.wantNames("3")
-		})
+		for nth := 1; nth <= 2; nth++ { // before the removal, and behind it
+			bubble(t, func(t *testing.T, f *fake) {
+				j := f.journal()
+				d := f.list()
+				f.fault = onNth(nth, "SELECT", func(c *fakeConn, _ string) bool { return answer(f, c) })
+				n, err := d.Remove(t.Context(), []int{0})
+				if n != 1 || err != nil || f.connections != 2 {
+					t.Errorf("%s, %d: removed %d, %v; %d connections", name, nth, n, err, f.connections)
+				}
+				j.wantNames("3")
+			})
+		}
 	}
 	bubble(t, func(t *testing.T, f *fake) {
 		j := f.journal()
 		d := f.list()
-		f.fault = onCommand("SELECT", func(*fakeConn) bool { f.uidValidity, f.messages = "78", nil; return false })
+		f.fault = onNth(2, "SELECT", func(*fakeConn, string) bool { f.uidValidity, f.messages = "78", nil; return false })
 		n, err := d.Remove(t.Context(), []int{0})
 		if n != 0 || errors.Is(err, upstream.ErrChanged) || !errors.Is(err, upstream.ErrUnavailable) {
 			t.Errorf("removed %d, %v", n, err)
