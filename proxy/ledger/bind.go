@@ -34,9 +34,10 @@ type binding struct {
 	gone    []*segment      // entries that had no message at the last login
 	back    map[*entry]bool // those of them that have one now
 
-	headers map[int]Header   // of messages, read with TOP
-	learned map[string]entry // by name: headers that were read by earlier logins
-	until   time.Time        // for reading headers
+	headers     map[int]Header   // of messages, read with TOP
+	undelivered map[int]bool     // messages whose header does not come
+	learned     map[string]entry // by name: headers that earlier logins read, or, if not hashed, asked for in vain
+	until       time.Time        // for reading headers
 }
 
 // A run is a segment whose messages are listed from at on as they were.

@@ -18,7 +18,8 @@
 //     servers can be equal by chance;
 //  2. its size and its header (see [Header]), which is read with TOP. Headers
 //     are remembered as they pass by in RETR and TOP: a message that no client
-//     ever downloaded need not be protected from being downloaded again;
+//     ever downloaded need not be protected from being downloaded again. One
+//     that does not come fails a login, once: it may come at the next;
 //  3. in a mailbox that moved, and for entries whose header was never seen: size
 //     and received date to the second, if no other message has both and it is
 //     older than the newest that was ever listed;

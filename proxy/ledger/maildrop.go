@@ -95,7 +95,11 @@ func (d *maildrop) pinOnce(ctx context.Context, headers map[int]Header, until ti
 		return pinned, d.save(ctx, b, true)
 	}
 	b.mustBind()
-	if err := b.bind(); err != nil {
+	err = b.bind()
+	if err == nil && b.isIncomplete() {
+		err = errUndelivered
+	}
+	if err != nil {
 		if !errors.Is(err, errStore) {
 			b.remember()
 		}
@@ -123,9 +127,10 @@ func (d *maildrop) newBinding(ctx context.Context) (*binding, error) {
 	same := k.Origin == "" || k.Origin == d.opener.options.Origin
 	return &binding{
 		ctx: ctx, drop: d, book: k, view: d.view,
-		sameOrigin: same,
-		sameNames:  same,
-		learned:    map[string]entry{},
+		sameOrigin:  same,
+		sameNames:   same,
+		undelivered: map[int]bool{},
+		learned:     map[string]entry{},
 	}, nil
 }
 
