@@ -52,6 +52,7 @@ const (
 	badPause  = 5 * time.Second     // after a failure that may be over in a moment
 	fixPause  = time.Minute         // after one that takes a person to mend
 	newPause  = time.Minute         // a token so young is not replaced for being refused
+	lookPause = time.Minute         // between two looks whether another process has changed the grant
 	renewTime = 30 * time.Second    // for all that it takes to replace a token
 	maxHeld   = 10_000              // accounts whose tokens are in memory
 	idleTime  = 30 * 24 * time.Hour // without use, a grant is refreshed: Microsoft ends it after 90 days, Google after 6 months
@@ -77,7 +78,8 @@ type Keeper struct {
 type held struct {
 	grant   Grant
 	version int64
-	unsaved bool // what a provider gave, and no disk has yet
+	read    time.Time // when it was what the store has; zero: it is in no store
+	unsaved bool      // what a provider gave, and no disk has yet
 	failed  error
 	until   time.Time // failed answers everybody
 }
@@ -192,11 +194,14 @@ func (k *Keeper) ready(key string, refused upstream.Secret) (upstream.Secret, bo
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	h := k.held[key]
-	if h == nil || h.unsaved || h.grant.AccessToken == refused || !h.grant.goodFor(early) {
+	if h == nil || h.unsaved || h.toRead() || h.grant.AccessToken == refused || !h.grant.goodFor(early) {
 		return upstream.Secret{}, false
 	}
 	return h.grant.AccessToken, true
 }
+
+// toRead tells whether it is time to look into the store again.
+func (h *held) toRead() bool { return !h.read.IsZero() && !within(h.read, lookPause) }
 
 // goodFor tells whether the access token lasts so much longer, or a fair part
 // of its life if that is short.
@@ -267,6 +272,7 @@ func (s *source) load(ctx context.Context, h *held) error {
 	if version != h.version {
 		*h = held{grant: grant, version: version}
 	}
+	h.read = time.Now()
 	switch {
 	case grant.RefreshToken.Reveal() == "" && !grant.goodFor(margin):
 		return fmt.Errorf("%q has given no consent yet: %w", s.account, upstream.ErrConsent)
@@ -343,7 +349,7 @@ func (s *source) save(ctx context.Context, h *held, g Grant) error {
 	}
 	switch {
 	case err == nil:
-		h.grant, h.version, h.unsaved = g, version, false
+		h.grant, h.version, h.read, h.unsaved = g, version, time.Now(), false
 		return nil
 	case errors.Is(err, ErrConflict):
 		return s.yield(ctx, h)
@@ -359,7 +365,7 @@ func (s *source) save(ctx context.Context, h *held, g Grant) error {
 func (s *source) yield(ctx context.Context, h *held) error {
 	grant, version, err := s.k.o.Store.Grant(ctx, s.account)
 	if err == nil {
-		*h = held{grant: grant, version: version}
+		*h = held{grant: grant, version: version, read: time.Now()}
 		s.k.hold(s, *h)
 	}
 	if err != nil || !grant.goodFor(margin) {

@@ -586,6 +586,32 @@ func TestAccountMadeAgain(t *testing.T) {
 }
 
 // H10: a clock that was a day ahead blocks nothing when it is right again.
+// A grant that another process took away, or put in the place of the one whose
+// token is in use, counts before that token ends.
+func TestGrantChangedByAnotherProcess(t *testing.T) {
+	for name, c := range map[string]struct {
+		grant   Grant
+		version int64
+		token   string
+		kind    error
+	}{
+		"taken away":  {Grant{}, 0, "", upstream.ErrConsent},
+		"given again": {Grant{AccessToken: upstream.NewSecret("access-new"), RefreshToken: upstream.NewSecret("refresh-new")}, 1000, "access-new", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, old, func(t *testing.T, d *desk) {
+				d.want("access-1", nil, 1)
+				c.grant.Refreshed, c.grant.Expiry = time.Now(), time.Now().Add(time.Hour)
+				d.shelf.mu.Lock()
+				d.shelf.grants[ann], d.shelf.version[ann] = c.grant, c.version
+				d.shelf.mu.Unlock()
+				time.Sleep(lookPause)
+				d.want(c.token, c.kind, 1)
+			})
+		})
+	}
+}
+
 func TestFaultH10ClockThatWentBack(t *testing.T) {
 	ahead := func() Grant {
 		g := old()
