@@ -15,7 +15,9 @@ package admin
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"postern/proxy/web"
@@ -62,6 +64,7 @@ const (
 	requestTime    = 10 * time.Second
 	idleTime       = 2 * time.Minute
 	maxHeaderBytes = 16 << 10
+	maxConnections = 500 // at once; POP3 clients want descriptors, too
 )
 
 // New returns a server for the operator; the caller has it Serve and Shutdown.
@@ -78,7 +81,23 @@ func New(status Status, metrics, consent http.Handler, log *slog.Logger) *http.S
 		WriteTimeout:      3 * requestTime, // a scrape of many series over a slow link
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnState:         atMost(maxConnections),
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// atMost closes connections that are too many (http.Server.ConnState).
+func atMost(n int64) func(net.Conn, http.ConnState) {
+	var open atomic.Int64
+	return func(conn net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			if open.Add(1) > n {
+				conn.Close()
+			}
+		case http.StateClosed:
+			open.Add(-1)
+		}
 	}
 }
 

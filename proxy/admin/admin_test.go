@@ -180,6 +180,63 @@ func TestStyleIsAllowed(t *testing.T) {
 	}
 }
 
+// However many connections somebody opens, postern keeps descriptors for others.
+func TestConnectionsAreBounded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(busy, metrics, nil, nil)
+	over := make(chan struct{})
+	go func() {
+		s.Serve(l)
+		close(over)
+	}()
+	defer func() {
+		s.Close()
+		<-over
+	}()
+	ask := func() (net.Conn, error) {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprint(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		_, err = conn.Read(make([]byte, 1))
+		return conn, err
+	}
+	var open []net.Conn
+	defer func() {
+		for _, conn := range open {
+			conn.Close()
+		}
+	}()
+	for n := range maxConnections {
+		conn, err := ask()
+		open = append(open, conn)
+		if err != nil {
+			t.Fatalf("connection %d: got error %v, want an answer", n+1, err)
+		}
+	}
+	tooMany, err := ask()
+	tooMany.Close()
+	if err == nil {
+		t.Errorf("connection %d: got an answer, want none", maxConnections+1)
+	}
+	open[0].Close()
+	for until := time.Now().Add(10 * time.Second); ; { // the server learns of it in its own time
+		conn, err := ask()
+		open = append(open, conn)
+		if err == nil {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("after one has left: got error %v, want an answer", err)
+		}
+	}
+}
+
 // A client that sends its request slowly or sends too much of it is cut off.
 func TestServerLimits(t *testing.T) {
 	s := New(busy, metrics, nil, nil)
