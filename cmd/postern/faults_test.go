@@ -647,7 +647,7 @@ func TestFaultU32AnotherMessageUnderTheSameUID(t *testing.T) {
 		c := b.logIn("+OK")
 		c.mark(2, 3)
 		other := b.Swap(oracleUser, b.mail[1])
-		c.leave("-ERR [SYS/TEMP] 1 of 2 deleted messages not removed")
+		c.leave("-ERR [SYS/PERM] 1 of 2 deleted messages not removed")
 		if got := b.IDs(oracleUser, "INBOX"); !slices.Contains(got, other) || slices.Contains(got, b.mail[2]) {
 			b.t.Errorf("mailbox: got messages %v, want the other one, %d, and not %d", got, other, b.mail[2])
 		}
