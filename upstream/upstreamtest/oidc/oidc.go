@@ -167,9 +167,6 @@ func (s *Server) Granted(grantType string) int {
 	return strings.Count(s.private.Log(), "token granted: "+grantType+"\n")
 }
 
-// Log returns what the server has said so far.
-func (s *Server) Log() string { return s.private.Log() }
-
 // Revoke ends a token of the client for consent (RFC 7009): of a refresh token,
 // with all that came from the same consent.
 func (s *Server) Revoke(t testing.TB, token string) {
