@@ -131,7 +131,7 @@ func (o office) find(ctx context.Context, user string) (state.Account, error) {
 	return a, err
 }
 
-// oneUser makes an Args function for commands about one user.
+// oneUser is the Args function of commands about one user.
 func oneUser(_ *cobra.Command, args []string) error {
 	switch {
 	case len(args) == 0:

@@ -14,8 +14,8 @@ import (
 )
 
 // receiveMail takes what a client passes on by LMTP (RFC 2033), always to one
-// recipient, and writes it to files in dir, with LF line
-// endings. It returns its port, and serves until the test ends.
+// recipient, and writes it to files in dir, with LF line endings. It returns its
+// port, and serves until the test ends.
 func receiveMail(t testing.TB, dir string) (port string) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")

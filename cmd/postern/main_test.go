@@ -132,8 +132,8 @@ func runHere(in string, args ...string) (code int, out, err string) {
 	return code, stdout.String(), stderr.String()
 }
 
-// writeConfig writes a configuration and returns its path.
-// Unless it says otherwise, the state is kept beside it.
+// writeConfig writes a configuration and returns its path. Unless it says
+// otherwise, the state is kept beside it.
 func writeConfig(t *testing.T, format string, args ...any) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "postern.yaml")

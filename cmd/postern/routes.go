@@ -24,7 +24,7 @@ type openers struct {
 	made   map[config.Route]upstream.Opener
 }
 
-// openers connects the upstreams.
+// openers makes what opens the maildrops of each upstream. It connects to none.
 func (g *gateway) openers(c *config.Config, counts *metrics.Metrics) (openers, error) {
 	o := openers{c, map[config.Route]upstream.Opener{}}
 	pool := spool.NewPool(spool.Limits{})

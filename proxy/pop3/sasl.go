@@ -154,11 +154,12 @@ func (s *session) client() Client {
 	return c
 }
 
-// unlisted are the ways to log in at a listener that names none: those that
-// serve every user, or none that does not ask for it. Most clients take SCRAM,
-// CRAM-MD5 and APOP wherever they see them, and these let in only those whose
-// passwords are kept for that. XOAUTH2 and OAUTHBEARER are of use where the
-// upstream takes tokens.
+// unlisted are the ways to log in at a listener that names none. With the first
+// three every user can log in; EXTERNAL is offered only to clients that show a
+// certificate. The others have to be asked for: most clients take SCRAM, CRAM-MD5
+// and APOP wherever they see them, and would lock out everybody whose password is
+// not kept for that; XOAUTH2 and OAUTHBEARER are of use where the upstream takes
+// tokens.
 var unlisted = []string{"USER", "PLAIN", "LOGIN", "EXTERNAL"}
 
 // allows tells whether the listener lets clients log in that way.

@@ -197,7 +197,7 @@ func TestSTARTTLS(t *testing.T) {
 	})
 }
 
-// U5: without STARTTLS too, a wrong certificate means that nothing is sent.
+// To a server with a wrong certificate nothing is sent, also with implicit TLS.
 func TestWrongCertificateGetsNoCredentials(t *testing.T) {
 	for _, certificate := range []string{"other.example.org", "expired", "imap.example.org"} {
 		t.Run(certificate, func(t *testing.T) {
@@ -228,7 +228,8 @@ func TestWrongCertificateGetsNoCredentials(t *testing.T) {
 	}
 }
 
-// U1, U2, U3 and their like.
+// A server that cannot be reached, does not speak or speaks out of turn is never
+// taken for one that refuses the password, and waited for a minute at the most.
 func TestNoConnectionIsErrUnavailable(t *testing.T) {
 	for name, set := range map[string]func(f *fake){
 		"refused": func(f *fake) {

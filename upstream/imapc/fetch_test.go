@@ -290,7 +290,7 @@ func TestRefusedFetch(t *testing.T) {
 	}
 }
 
-// U17, U2: a server that says nothing more, at whatever point.
+// U17: a server that says nothing more, at whatever point.
 func TestSilentServer(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
 		d := f.list()

@@ -103,8 +103,8 @@ func (d *maildrop) current() *conn {
 }
 
 // connection returns the connection, free for another command, or a new one if
-// that was lost. ErrChanged
-// means that the mailbox there is not the one that was listed.
+// that was lost. ErrChanged means that the mailbox there is not the one that was
+// listed.
 func (d *maildrop) connection(ctx context.Context) (*conn, error) {
 	if d.life.Err() != nil {
 		return nil, fmt.Errorf("maildrop: %w", net.ErrClosed)

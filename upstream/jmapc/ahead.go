@@ -132,8 +132,8 @@ func (d *maildrop) readAhead(i int, again bool) {
 }
 
 // start begins to download a message, up to octet most, into a spool, not before
-// the one that was started before it. The goroutine ends with the download, at the latest soon
-// after it is cancelled or the maildrop closed.
+// the one that was started before it. The goroutine ends with the download, at
+// the latest soon after it is cancelled or the maildrop closed.
 func (d *maildrop) start(i int, most int64, before *download) *download {
 	ctx, cancel := context.WithCancel(d.ctx)
 	s := &download{i: i, size: d.listing.Size(i), most: most, cancel: cancel, asked: make(chan struct{})}

@@ -4,8 +4,8 @@
 // its key and a hint.
 //
 // Of postern's packages it imports what is known of mail providers, which is
-// data. What it returns is handed on by
-// cmd/postern, piece by piece, as the options of the packages that do the work.
+// data. What it returns is handed on by cmd/postern, piece by piece, as the
+// options of the packages that do the work.
 package config
 
 import (
