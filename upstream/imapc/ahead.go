@@ -84,7 +84,7 @@ func (a *ahead) take(ctx context.Context, i int, header bool) (*parcel, error) {
 		hook(p != nil)
 	}
 	a.last = i
-	a.asked += a.cost(i)
+	a.asked += a.weight(i)
 	if p != nil {
 		p.ask(ctx)
 		if c.g.broken() == nil {
@@ -114,7 +114,7 @@ func (a *ahead) take(ctx context.Context, i int, header bool) (*parcel, error) {
 // Behind a large message, which may be given up, they are asked for when the
 // rest of it is as much as the line carries.
 func (a *ahead) follow(c *conn, p *parcel, batch []*parcel) {
-	if a.cost(p.i) <= maxAhead {
+	if a.weight(p.i) <= maxAhead {
 		a.extend(c, batch)
 		return
 	}
@@ -182,7 +182,7 @@ func (a *ahead) adjust(c *conn, i int, p *parcel, header bool) {
 	case a.run <= slowStart || p == nil || p.lay() < 0:
 		a.window = min(max(2*a.window, firstWindow), most)
 	case p.lay() > longLay+2*c.rtt: // the client takes its time: less will do
-		a.window = max(a.window-a.cost(i), firstWindow)
+		a.window = max(a.window-a.weight(i), firstWindow)
 	}
 	a.header = header
 }
@@ -202,15 +202,15 @@ func (c *conn) headerLine() int64 {
 func (a *ahead) extend(c *conn, batch []*parcel) {
 	room := a.window
 	for _, p := range a.parcels {
-		room -= a.cost(p.i)
+		room -= a.weight(p.i)
 	}
 	if len(batch) == 0 && room < max(a.window/8, min(a.window/2, leastStep)) {
 		return
 	}
 	set := 0
 	for a.next < a.d.listing.Len() && len(a.parcels) < maxParcels {
-		cost := a.cost(a.next)
-		if room -= cost; room < 0 || cost > maxAhead || a.d.undelivered[a.next] || cost+c.flight.octets.Load() > max(a.share.Room(), firstWindow) {
+		weight := a.weight(a.next)
+		if room -= weight; room < 0 || weight > maxAhead || a.d.undelivered[a.next] || weight+c.flight.octets.Load() > max(a.share.Room(), firstWindow) {
 			break
 		}
 		p := a.parcel(c, a.next)
@@ -243,8 +243,8 @@ func (a *ahead) section() *imap.FetchItemBodySection {
 	return s
 }
 
-// cost is how many octets message n is taken for.
-func (a *ahead) cost(n int) int64 {
+// weight is how many octets message n is taken for.
+func (a *ahead) weight(n int) int64 {
 	if a.header {
 		return headerSize
 	}
@@ -253,8 +253,8 @@ func (a *ahead) cost(n int) int64 {
 
 func (a *ahead) parcel(c *conn, n int) *parcel {
 	p := &parcel{c: c, i: n, uid: imap.UID(a.d.listing.uid(n)), size: -1}
-	p.coming.Store(a.cost(n))
-	p.Spool = a.share.New(a.cost(n))
+	p.coming.Store(a.weight(n))
+	p.Spool = a.share.New(a.weight(n))
 	return p
 }
 
@@ -267,7 +267,7 @@ func (a *ahead) drop() {
 }
 
 func (a *ahead) waste(p *parcel) {
-	n := max(0, a.cost(p.i)-p.coming.Load())
+	n := max(0, a.weight(p.i)-p.coming.Load())
 	a.wasted += n
 	if hook := a.d.u.o.Hooks.Wasted; hook != nil {
 		hook(n)
@@ -282,35 +282,4 @@ func (a *ahead) close() {
 	a.closed = true
 	a.drop()
 	a.d.u.habits.note(a.d.account.User, a.asked, a.wasted)
-}
-
-// habits remember whose clients leave most of what is read ahead of them, such
-// as one that gets a single message by each session.
-type habits struct {
-	mu    sync.Mutex
-	leave map[string]bool // by login name
-}
-
-// maxHabits is how many accounts are remembered; then all are forgotten.
-const maxHabits = 10_000
-
-func (h *habits) leaves(account string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.leave[account]
-}
-
-// note takes in what a session came to, in octets.
-func (h *habits) note(account string, asked, wasted int64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case asked == 0:
-	case wasted <= asked:
-		delete(h.leave, account)
-	case h.leave == nil || len(h.leave) >= maxHabits:
-		h.leave = map[string]bool{account: true}
-	default:
-		h.leave[account] = true
-	}
 }

@@ -268,9 +268,6 @@ func (c *conn) touchDown() {
 func (c *conn) flying() <-chan struct{} {
 	c.flight.mu.Lock()
 	defer c.flight.mu.Unlock()
-	if c.flight.landed == nil {
-		return nil
-	}
 	return c.flight.landed
 }
 
