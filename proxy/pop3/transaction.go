@@ -93,20 +93,20 @@ func (s *session) stat(context.Context, string) (reply, error) {
 }
 
 func (s *session) list(_ context.Context, arg string) (reply, error) {
-	return s.listing1(arg, func(line []byte, i int) []byte { return strconv.AppendInt(line, s.size(i), 10) })
+	return s.listLines(arg, func(line []byte, i int) []byte { return strconv.AppendInt(line, s.size(i), 10) })
 }
 
 func (s *session) uidl(_ context.Context, arg string) (reply, error) {
-	return s.listing1(arg, s.listing.AppendUIDL)
+	return s.listLines(arg, s.listing.AppendUIDL)
 }
 
 // maxListLineOctets is a number, a space, a unique-id and CRLF, with room to
 // spare.
 const maxListLineOctets = 128
 
-// listing1 is what LIST and UIDL have in common: the line of one message, or of
+// listLines is what LIST and UIDL have in common: the line of one message, or of
 // all. It streams, since 100,000 lines are nothing to keep.
-func (s *session) listing1(arg string, appendTo func(line []byte, i int) []byte) (reply, error) {
+func (s *session) listLines(arg string, appendTo func(line []byte, i int) []byte) (reply, error) {
 	if arg != "" {
 		i, err := s.message(arg)
 		if err != nil {
