@@ -327,6 +327,7 @@ func TestMalformedExchanges(t *testing.T) {
 		{"SCRAM-SHA-256", [][]byte{[]byte("n,,n=a=2,r=x")}},
 		{"SCRAM-SHA-256", [][]byte{[]byte("n,,n=ann\x00,r=x")}},
 		{"SCRAM-SHA-256", [][]byte{[]byte("n,,n=" + strings.Repeat("a", 256) + ",r=x")}},
+		{"SCRAM-SHA-256", [][]byte{[]byte("n,,n=ann,r=" + strings.Repeat("x", maxFirstOctets))}},
 		{"SCRAM-SHA-256", [][]byte{[]byte("p=tls-exporter,,n=ann,r=x")}},
 		{"SCRAM-SHA-256-PLUS", [][]byte{[]byte("n,,n=ann,r=x")}},
 		{"CRAM-MD5", [][]byte{{}}},

@@ -22,12 +22,20 @@ func (x *exchange) scram(plus bool) turn {
 		if response == nil {
 			return nil, false, nil
 		}
+		if len(response) > maxFirstOctets {
+			return nil, false, pop3.ErrMalformed
+		}
 		began := time.Now()
 		challenge, done, err := x.scramFirst(ctx, string(response), x.scramTalks(plus))
 		sleep(ctx, keysTime-time.Since(began))
 		return challenge, done, err
 	}
 }
+
+// maxFirstOctets has room for two names of maxNameOctets, each octet escaped, and a
+// nonce. What a client sends first is kept for each of the account's passwords, for
+// as long as the client takes to go on.
+const maxFirstOctets = 2 << 10
 
 // keysTime is how long after the first message the salt is sent. It hides whether
 // there were keys to be read: a name that nobody has is some 15 µs faster.
