@@ -94,7 +94,7 @@ func (p *program) connectAccount(o office, user string, how connecting) error {
 		return fmt.Errorf("%s does not take what was granted for the mailbox %s, so it is not kept: %w\n%s", at.up.Name, at.login, err, advice(at.up, err))
 	}
 	grant.For = app.For(at.login)
-	if saveErr := replaceGrant(context.WithoutCancel(p.drain), grants{o.config, o.vault, o.store}, auth.Fold(user), grant); saveErr != nil {
+	if saveErr := (grants{o.config, o.vault, o.store}).replace(context.WithoutCancel(p.drain), auth.Fold(user), grant); saveErr != nil {
 		return saveErr
 	}
 	fmt.Fprintf(p.out, "%s is connected to %s.\n", user, title(at.up))
@@ -242,24 +242,6 @@ func (p *program) consentByDevice(ctx context.Context, app *oauth.Application, a
 	done := p.progress("waiting for the answer")
 	defer done()
 	return device.Wait(ctx)
-}
-
-// replaceGrant keeps a grant in the place of any other. A refresh that comes
-// between wins once at most: what it saved is replaced.
-func replaceGrant(ctx context.Context, store oauth.Store, account string, g oauth.Grant) error {
-	for range 3 {
-		_, version, err := store.Grant(ctx, account)
-		if err != nil {
-			return err
-		}
-		switch _, err = store.SaveGrant(ctx, account, version, g); {
-		case err == nil:
-			return store.ConsentBack(ctx, account)
-		case !errors.Is(err, oauth.ErrConflict):
-			return err
-		}
-	}
-	return oauth.ErrConflict
 }
 
 // title is what people call the provider of an upstream.

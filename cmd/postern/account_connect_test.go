@@ -10,6 +10,10 @@ import (
 	"testing"
 
 	"postern/cmd/internal/config"
+	"postern/proxy/state"
+	"postern/proxy/vault"
+	"postern/upstream"
+	"postern/upstream/oauth"
 )
 
 // Whom postern account connect has nothing to ask, and why.
@@ -55,6 +59,35 @@ routes:
 		if code != test.code || !strings.Contains(err, test.want) || strings.Contains(out+err, "r-secret") {
 			t.Errorf("%q: exit code %d, %s%s\nwant %d and %q", test.args, code, out, err, test.code, test.want)
 		}
+	}
+}
+
+// Consent that is given anew takes the place of what does not open any more.
+func TestConsentReplacesADamagedGrant(t *testing.T) {
+	store, err := state.Open(t.Context(), state.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	ring, err := vault.ParseKeyring([]byte(vault.NewKey()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := vault.Open(t.Context(), store, func() (*vault.Keyring, error) { return ring, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grants{&config.Config{}, v, store}
+	name := grantOf(g.config, "ann")
+	err = store.SaveSecret(t.Context(), 0, state.Sealed{Name: name, Version: 1, Key: ring.IDs()[0], Data: []byte("torn")})
+	if err == nil {
+		err = g.replace(t.Context(), "ann", oauth.Grant{RefreshToken: upstream.NewSecret("new")})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, version, err := g.Grant(t.Context(), "ann"); err != nil || version == 0 || got.RefreshToken.Reveal() != "new" {
+		t.Errorf("got %q, version %d, %v; want the new grant", got.RefreshToken.Reveal(), version, err)
 	}
 }
 

@@ -64,7 +64,7 @@ func (d *desk) connected(ctx context.Context, i state.Invitation, grant oauth.Gr
 	if _, err := d.store.UseInvitation(ctx, i.Token); err != nil {
 		return consent.Settings{}, invitationError(err)
 	}
-	if err := replaceGrant(ctx, grants{d.config, d.vault, d.store}, i.Account, grant); err != nil {
+	if err := (grants{d.config, d.vault, d.store}).replace(ctx, i.Account, grant); err != nil {
 		return consent.Settings{}, errors.Join(err, d.store.Invite(ctx, i))
 	}
 	s, err := d.settings(ctx, i.Account)

@@ -210,6 +210,28 @@ func (g grants) SaveGrant(ctx context.Context, account string, version int64, gr
 	return saved, err
 }
 
+// replace keeps a grant in the place of any other, also of one that does not open
+// any more. A refresh that comes between wins once at most: what it saved is
+// replaced.
+func (g grants) replace(ctx context.Context, account string, grant oauth.Grant) error {
+	for range 3 {
+		_, version, err := g.Grant(ctx, account)
+		if errors.Is(err, vault.ErrDamaged) {
+			err = g.vault.Remove(ctx, grantOf(g.config, account))
+		}
+		if err != nil {
+			return err
+		}
+		switch _, err = g.SaveGrant(ctx, account, version, grant); {
+		case err == nil:
+			return g.ConsentBack(ctx, account)
+		case !errors.Is(err, oauth.ErrConflict):
+			return err
+		}
+	}
+	return oauth.ErrConflict
+}
+
 func (g grants) ConsentLost(ctx context.Context, account string) error {
 	return g.consents.LoseConsent(ctx, account)
 }
