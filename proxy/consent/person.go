@@ -141,7 +141,7 @@ var (
 	refused = words{"You did not agree", "Nothing was changed. If that was a mistake, open your link once more."}
 	other   = words{"That was another mailbox", "You agreed with another account than the one that the link is for. Log out at the provider, or use a private window, and open your link once more."}
 	later   = words{"That did not work", "Nothing was changed. Open your link once more in a few minutes; if it still does not work, tell your mail administrator."}
-	shown   = words{"Nothing to see any more", "The settings were shown for some minutes only. If you could not write them down, ask your mail administrator for another link."}
+	shown   = words{"Nothing to see any more", "The settings were shown for some minutes only. If you could not write the password down, ask your mail administrator for another."}
 	noPage  = words{"No such page", "Is the link complete? Mail programs sometimes break long ones in two."}
 	foreign = words{"Not from here", "This form was sent by another site."}
 	barred  = words{"For the administrator", "This page asks for the password in admin.password_file."}
