@@ -27,7 +27,7 @@ func (p *program) accountListCommand() *cobra.Command {
 postern logs in with there, and each password that clients have, with its last use.
 No password is shown; they are not kept. The last use is some minutes behind.`,
 		Example: "  postern account list",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    p.begin(func() error { return p.accountList(path, asJSON) }),
 	}
 	configFlag(c, &path)

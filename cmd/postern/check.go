@@ -32,7 +32,7 @@ asked for on the terminal, unless --password-file says where it is.`,
   postern check --config postern.yaml --connect --user ann@example.org
   postern check --config postern.yaml --connect --user ann@example.org --password-file - <secret`,
 		Args: func(c *cobra.Command, args []string) error {
-			if err := cobra.NoArgs(c, args); err != nil {
+			if err := noArgs(c, args); err != nil {
 				return err
 			}
 			return login.complete()

@@ -26,7 +26,7 @@ It needs no configuration, listens on this machine only, prints commands to try,
 and ends with Ctrl-C. A certificate for TLS is written to a temporary directory,
 which is named, and removed at the end.`,
 		Example: "  postern demo",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    p.begin(p.demo),
 	}
 }

@@ -52,7 +52,7 @@ kept.`,
   postern uidl import --user ann@example.org --cyrus /var/spool/cyrus/mail/a/user/ann
   postern uidl import --user ann@example.org --csv map.csv`,
 		Args: func(c *cobra.Command, args []string) error {
-			return errors.Join(cobra.NoArgs(c, args), i.complete(c))
+			return errors.Join(noArgs(c, args), i.complete(c))
 		},
 		RunE: p.begin(func() error { return p.importMap(i) }),
 	}

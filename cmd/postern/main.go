@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -65,7 +66,10 @@ func signals() (drain, cut context.Context) {
 func (p *program) run(args []string) int {
 	root := p.command()
 	root.SetArgs(args)
-	command, err := root.ExecuteC()
+	command, err := misspelt(root, args)
+	if err == nil {
+		command, err = root.ExecuteC()
+	}
 	code := p.report(command, err)
 	if p.sink != nil {
 		p.sink.Close(lastLines)
@@ -109,9 +113,11 @@ removed only when a client has asked for it with DELE and has said QUIT.`,
 		Example: `  postern demo                                  try it now, without any configuration
   postern check --config postern.yaml           look for mistakes in a configuration
   postern serve --config postern.yaml           run the gateway`,
+		Version:       readBuild().version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate("postern {{.Version}}\n")
 	root.SetIn(p.in)
 	root.SetOut(p.out)
 	root.SetErr(p.err)
@@ -128,9 +134,11 @@ func (p *program) begin(run func() error) func(*cobra.Command, []string) error {
 	}
 }
 
+const defaultConfig = "/etc/postern/config.yaml"
+
 // configFlag adds the flag that names the configuration.
 func configFlag(c *cobra.Command, path *string) {
-	c.Flags().StringVarP(path, "config", "c", "/etc/postern/config.yaml", "configuration `FILE`")
+	c.Flags().StringVarP(path, "config", "c", defaultConfig, "configuration `FILE`")
 	c.MarkFlagFilename("config", "yaml", "yml")
 }
 
@@ -151,6 +159,9 @@ func load(path string) (*config.Config, error) {
 }
 
 func loaded(c *config.Config, err error) (*config.Config, error) {
+	if missing, ok := errors.AsType[*fs.PathError](err); ok && missing.Path == defaultConfig && errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w\n--config says where else it is", err)
+	}
 	if err != nil {
 		return nil, configError{err}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -172,7 +174,7 @@ func golden(t *testing.T, name, got string) {
 
 func TestHelp(t *testing.T) {
 	for _, command := range []string{"", "serve", "demo", "check", "removals", "undelete", "uidl", "uidl accept", "uidl import", "version",
-		"account", "account add", "account connect", "account list", "account password", "account disable", "account enable", "account remove", "vault", "vault new-key", "rekey"} {
+		"account", "account add", "account connect", "account invite", "account list", "account password", "account disable", "account enable", "account remove", "vault", "vault new-key", "rekey"} {
 		t.Run("postern "+command, func(t *testing.T) {
 			code, out, err := runHere("", append(strings.Fields(command), "--help")...)
 			if code != exitFine || err != "" {
@@ -231,15 +233,38 @@ routes: [{user: "*@example.org", upstream: office}]
 		{"check -c " + bad, 2, "postern.yaml:5: listener: unknown key, did you mean listeners?\n1 fault\n"},
 		{"serve -c " + bad, 2, "postern.yaml:5: listener: unknown key, did you mean listeners?\n1 fault\n"},
 		{"sevre", 2, "Did you mean this?\n\tserve"},
-		{"serve extra", 2, "Try 'postern serve --help'."},
+		{"serve extra", 2, "\"extra\" is one word too many\nTry 'postern serve --help'."},
 		{"serve --port 110", 2, "unknown flag: --port"},
 		{"check --user ann", 2, "--user and --password-file need --connect"},
 		{"check --connect", 2, "--connect needs --user"},
 		{"version --loud", 2, "Try 'postern version --help'."},
+		{"--version", 0, "postern "},
+		{"account bogus", 2, "unknown command \"bogus\" for \"postern account\"\nTry 'postern account --help'."},
+		{"account remvoe ann --yes", 2, "Did you mean this?\n\tremove"},
+		{"vault newkey", 2, "Did you mean this?\n\tnew-key"},
+		{"account", 0, "Available Commands"},
+		{"account --help", 0, "Available Commands"},
+		{"help account add", 0, "Make an account"},
+		{"check postern.yaml", 2, "did you mean --config postern.yaml?\nTry 'postern check --help'."},
+		{"removals ann@example.org", 2, "did you mean --user ann@example.org?"},
+		{"version twice", 2, "\"twice\" is one word too many"},
 	} {
 		code, out, err := runHere("", strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(out+err, c.says) {
 			t.Errorf("postern %s: exit code %d, want %d and %q; it says:\n%s%s", c.args, code, c.code, c.says, out, err)
+		}
+	}
+}
+
+// Who forgets --config is told of it, and nobody else.
+func TestMissingConfiguration(t *testing.T) {
+	for path, want := range map[string]string{
+		defaultConfig:               defaultConfig + ": no such file or directory\n--config says where else it is",
+		"/nonexistent/postern.yaml": "/nonexistent/postern.yaml: no such file or directory",
+	} {
+		_, err := loaded(nil, &fs.PathError{Op: "open", Path: path, Err: syscall.ENOENT})
+		if err.Error() != "open "+want {
+			t.Errorf("without %s: %q, want %q", path, err, "open "+want)
 		}
 	}
 }

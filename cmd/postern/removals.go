@@ -34,7 +34,7 @@ gateway does.`,
   postern removals --user ann@example.org --since 7d
   postern removals --user ann@example.org --since 2026-03-01T08:00:00Z --json`,
 		Args: func(c *cobra.Command, args []string) error {
-			return errors.Join(cobra.NoArgs(c, args), s.complete(time.Now()))
+			return errors.Join(noArgs(c, args), s.complete(time.Now()))
 		},
 		RunE: p.begin(func() error { return p.removals(path, s, asJSON) }),
 	}

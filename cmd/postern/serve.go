@@ -45,7 +45,7 @@ shutdown_timeout in the configuration says. A second signal does not wait.
 Certificates that change on disk are taken up without a restart; the rest of the
 configuration is read at start. SIGHUP changes nothing.`,
 		Example: "  postern serve --config postern.yaml",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    p.begin(func() error { return p.serve(path) }),
 	}
 	configFlag(c, &path)

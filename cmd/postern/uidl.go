@@ -36,7 +36,7 @@ messages really are others. The refusal is in the log and in the metric
 postern_uidl_churn_refused_total. The command may run while the gateway does.`,
 		Example: "  postern uidl accept --user ann@example.org",
 		Args: func(c *cobra.Command, args []string) error {
-			if err := cobra.NoArgs(c, args); err != nil {
+			if err := noArgs(c, args); err != nil {
 				return err
 			}
 			if user == "" {

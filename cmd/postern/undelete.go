@@ -37,7 +37,7 @@ while the gateway does.`,
   postern undelete --user ann@example.org --session 7QXK2MDA --password-file secret
   postern undelete --user ann@example.org --id 1204,1205`,
 		Args: func(c *cobra.Command, args []string) error {
-			return errors.Join(cobra.NoArgs(c, args), s.complete(time.Now()))
+			return errors.Join(noArgs(c, args), s.complete(time.Now()))
 		},
 		RunE: p.begin(func() error { return p.undelete(path, s, passwordFile, dryRun) }),
 	}

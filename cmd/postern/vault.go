@@ -42,7 +42,7 @@ To change keys: make a new one this way, run postern rekey, and when that has
 found nothing left to do, take the old one away.`,
 		Example: `  postern vault new-key
   postern vault new-key --print | systemd-creds encrypt --name=vault-key - vault-key.cred`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: p.begin(func() error { return p.newKey(path, print) }),
 	}
 	configFlag(c, &path)
@@ -135,7 +135,7 @@ A gateway takes up a key that was added to vault.key_file by itself. Where the
 keys come from the environment or from systemd, restart it with the new key and
 the old one before this.`,
 		Example: `  postern vault new-key && postern rekey`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    p.begin(func() error { return p.rekey(path) }),
 	}
 	configFlag(c, &path)

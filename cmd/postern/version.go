@@ -41,7 +41,7 @@ func (p *program) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: p.begin(func() error {
 			b := readBuild()
 			_, err := fmt.Fprintf(p.out, "postern %s\ngo      %s\ncommit  %s\n", b.version, b.goVersion, b.commit)
