@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +14,6 @@ import (
 	"postern/proxy/auth"
 	"postern/proxy/state"
 	"postern/proxy/vault"
-	"postern/upstream"
 )
 
 func (p *program) accountCommand() *cobra.Command {
@@ -153,7 +151,7 @@ func (p *program) beginFor(run func(user string) error) func(*cobra.Command, []s
 // An adding is what account add is told.
 type adding struct {
 	config, upstream, login, credentialFile string
-	noPassword                              bool
+	noPassword, asJSON                      bool
 	wish                                    passwordWish
 }
 
@@ -175,8 +173,11 @@ and {domain} for what is behind. A password that a person chooses (--choose) is
 slower to check, cannot be used with SCRAM, and an account can have but one.`,
 		Example: `  postern account add scanner@example.org --upstream office
   postern account add hall --upstream office --upstream-user scans@example.org --network 192.0.2.17
-  postern account add ann@example.org --choose --upstream-password-file secret`,
-		Args: func(c *cobra.Command, args []string) error { return errors.Join(oneUser(c, args), a.wish.check()) },
+  postern account add ann@example.org --choose --upstream-password-file secret
+  postern account add ann@example.org --upstream-password-file secret --json >>made.json`,
+		Args: func(c *cobra.Command, args []string) error {
+			return errors.Join(oneUser(c, args), a.wish.check(), a.check())
+		},
 		RunE: p.beginFor(func(user string) error { return p.accountAdd(a, user) }),
 	}
 	configFlag(c, &a.config)
@@ -184,9 +185,17 @@ slower to check, cannot be used with SCRAM, and an account can have but one.`,
 	c.Flags().StringVar(&a.login, "upstream-user", "", "log in there as `NAME`, such as {local}@example.com")
 	c.Flags().StringVar(&a.credentialFile, "upstream-password-file", "", "the password there: first line of `FILE`; - is standard input")
 	c.Flags().BoolVar(&a.noPassword, "no-password", false, "make no password for clients yet")
+	c.Flags().BoolVar(&a.asJSON, "json", false, "print one JSON object on a line, for scripts")
 	c.MarkFlagFilename("upstream-password-file")
 	a.wish.flags(c)
 	return c
+}
+
+func (a *adding) check() error {
+	if a.credentialFile == "-" && a.wish.file == "-" {
+		return errors.New("--password-file and --upstream-password-file cannot both be standard input")
+	}
+	return nil
 }
 
 func (w *passwordWish) check() error {
@@ -230,10 +239,9 @@ func (p *program) accountAdd(a adding, user string) error {
 		}
 		text, err := o.Add(p.drain, n, want)
 		if err != nil {
-			return explainAccount(err, user, a.wish.label)
+			return explainAccount(err, user, "")
 		}
-		p.tellAdded(o.config, u, user, want, text)
-		return nil
+		return p.tellAdded(o.config, made{user, u, want, text}, n.Credential, a.asJSON)
 	})
 }
 
@@ -271,61 +279,16 @@ func checkLogin(template, user string) error {
 	return nil
 }
 
-// explainAccount makes the errors of a registrar say what to do.
+// explainAccount makes the errors of a registrar say what to do. The label is
+// that of a password for an account that there is.
 func explainAccount(err error, user, label string) error {
 	switch {
 	case errors.Is(err, vault.ErrNoKey):
 		return fmt.Errorf("%w\nSecrets are sealed before they are kept. Name a key in the configuration, vault.key_file, and make it: postern vault new-key", err)
+	case errors.Is(err, state.ErrExists) && label != "":
+		return fmt.Errorf("%s has a password %q already: call this one something else with --label, or revoke that one first", user, label)
 	case errors.Is(err, state.ErrExists):
-		return fmt.Errorf("there is an account %s already, or a password of it with the label %q", user, label)
+		return fmt.Errorf("there is an account %s already", user)
 	}
 	return err
-}
-
-// tellAdded says what to type into the client.
-func (p *program) tellAdded(c *config.Config, u config.Upstream, user string, want *accounts.Wanted, text upstream.Secret) {
-	fmt.Fprintf(p.out, "The account %s is made, at %s.\n", user, u.Name)
-	if want != nil {
-		p.tellPassword(c, user, *want, text)
-	}
-	if u.OAuth.Set() && u.OAuth.Grant == config.ByConsent {
-		how := "connect"
-		if c.Consent.PublicURL != "" {
-			how = "invite"
-		}
-		fmt.Fprintf(p.out, "\nIts mail can be read once its owner has consented: postern account %s %s\n", how, user)
-	}
-}
-
-func (p *program) tellPassword(c *config.Config, user string, w accounts.Wanted, text upstream.Secret) {
-	fmt.Fprintln(p.out, "Type into the client:")
-	fmt.Fprintln(p.out)
-	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	for _, s := range servers(c) {
-		fmt.Fprintf(t, "  server\t%s, port %s, %s\n", s.name, s.port, s.security)
-	}
-	fmt.Fprintf(t, "  user name\t%s\n", user)
-	if w.Chosen == (upstream.Secret{}) {
-		fmt.Fprintf(t, "  password\t%s\n", accounts.Groups(text))
-	} else {
-		fmt.Fprintf(t, "  password\tthe one you chose\n")
-	}
-	t.Flush()
-	if w.Chosen == (upstream.Secret{}) {
-		fmt.Fprintln(p.out, "\nThe password is not shown again. Its spaces need not be typed, and capitals do not matter.")
-		if c.ProvesPasswords() {
-			fmt.Fprintln(p.out, "Clients that prove it without sending it (SCRAM, CRAM-MD5, APOP) need it without spaces, in small letters.")
-		}
-	}
-	for i, n := range w.Networks {
-		if i == 0 {
-			fmt.Fprint(p.out, "It is good only from ")
-		} else {
-			fmt.Fprint(p.out, ", ")
-		}
-		fmt.Fprint(p.out, n)
-		if i == len(w.Networks)-1 {
-			fmt.Fprintln(p.out, ".")
-		}
-	}
 }

@@ -1,18 +1,20 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/internal/config"
 	"postern/proxy/auth"
 	"postern/proxy/state"
 )
 
 func (p *program) accountPasswordCommand() *cobra.Command {
 	var path, revoke string
-	var atUpstream bool
+	var atUpstream, asJSON bool
 	var w passwordWish
 	c := &cobra.Command{
 		Use:   "password USER",
@@ -38,18 +40,19 @@ With --upstream, change the password that postern logs in with at the upstream.`
 			case atUpstream:
 				return p.accountCredential(path, user, w.file)
 			}
-			return p.accountPassword(path, user, w)
+			return p.accountPassword(path, user, w, asJSON)
 		}),
 	}
 	configFlag(c, &path)
 	w.flags(c)
 	c.Flags().StringVar(&revoke, "revoke", "", "take away the password with this `LABEL`")
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object on a line, for scripts")
 	c.Flags().BoolVar(&atUpstream, "upstream", false, "change the password at the upstream that postern logs in with")
 	return c
 }
 
 func checkPasswordFlags(revoke string, atUpstream bool, c *cobra.Command) error {
-	for _, name := range []string{"label", "network", "choose", "keep-text"} {
+	for _, name := range []string{"label", "network", "choose", "keep-text", "json"} {
 		if (revoke != "" || atUpstream) && c.Flags().Changed(name) {
 			return fmt.Errorf("--%s is for a new password", name)
 		}
@@ -60,9 +63,10 @@ func checkPasswordFlags(revoke string, atUpstream bool, c *cobra.Command) error 
 	return nil
 }
 
-func (p *program) accountPassword(path, user string, w passwordWish) error {
+func (p *program) accountPassword(path, user string, w passwordWish, asJSON bool) error {
 	return p.withOffice(path, func(o office) error {
-		if _, err := o.find(p.drain, user); err != nil {
+		a, err := o.find(p.drain, user)
+		if err != nil {
 			return err
 		}
 		want, err := p.wanted(w, user)
@@ -73,8 +77,12 @@ func (p *program) accountPassword(path, user string, w passwordWish) error {
 		if err != nil {
 			return explainAccount(err, user, w.label)
 		}
+		m := made{user, config.Upstream{Name: a.Upstream}, &want, text}
+		if asJSON {
+			return json.NewEncoder(p.out).Encode(m.line(o.config))
+		}
 		fmt.Fprintf(p.out, "The password %q of %s is made.\n", w.label, user)
-		p.tellPassword(o.config, user, want, text)
+		p.tellPassword(o.config, m)
 		return nil
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"postern/cmd/internal/config"
 	"postern/proxy/state"
 )
@@ -169,6 +171,8 @@ func TestAccountCommands(t *testing.T) {
 	refused(t, "there is an account hall already", "account", "add", "hall", "-c", config, "--upstream-password-file", secretIn(t, "x"))
 
 	second := passwordIn(t, command(t, "account", "password", "hall", "-c", config, "--label", "desk", "--network", "127.0.0.1"))
+	refused(t, `hall has a password "desk" already`, "account", "password", "hall", "-c", config, "--label", "desk")
+	refused(t, "cannot both be standard input", "account", "add", "hall", "-c", config, "--password-file", "-", "--upstream-password-file", "-")
 	third := passwordIn(t, command(t, "account", "password", "hall", "-c", config, "--label", "far", "--network", "192.0.2.0/24"))
 	in(second)
 	out(third)
@@ -473,4 +477,61 @@ routes:
 			t.Errorf("%s at %s: ledger %q, want %q", test.login, test.upstream, got, test.want)
 		}
 	}
+}
+
+// A script that makes accounts takes their passwords, and how to reach them, as
+// JSON. One that a person chose is not told again.
+func TestAccountsForScripts(t *testing.T) {
+	t.Parallel()
+	server := startIMAP(t, nil)
+	server.add(t, "scans@example.org", "there", 2)
+	config, _ := vaultConfig(t, server)
+	command(t, "vault", "new-key", "-c", config)
+	at := spawn(t, "serve", "-c", config).addresses(t)[0]
+	told := func(args ...string) map[string]any {
+		t.Helper()
+		out := command(t, append(args, "-c", config, "--json")...)
+		if strings.Count(out, "\n") != 1 {
+			t.Errorf("postern %s --json says %q, want one line", strings.Join(args, " "), out)
+		}
+		var line map[string]any
+		if err := json.Unmarshal([]byte(out), &line); err != nil {
+			t.Fatalf("postern %s --json says %q: %v", strings.Join(args, " "), out, err)
+		}
+		return line
+	}
+	in := func(line map[string]any) {
+		t.Helper()
+		password, _ := line["password"].(string)
+		if !regexp.MustCompile(`^[a-z2-9]{28}$`).MatchString(password) {
+			t.Errorf("the password %q is not 28 letters and digits", password)
+		}
+		delete(line, "password")
+		c := dialPOP(t, at, nil)
+		c.login("hall", password, "+OK")
+		c.say("QUIT", "+OK")
+	}
+
+	first := told("account", "add", "Hall", "--upstream-user", "scans@example.org", "--upstream-password-file", secretIn(t, "there"))
+	in(first)
+	servers := []any{map[string]any{"host": "127.0.0.1", "port": "0", "security": "no encryption"}}
+	want := map[string]any{"user": "Hall", "upstream": "office", "state": "fine", "label": "client", "servers": servers}
+	if diff := cmp.Diff(want, first); diff != "" {
+		t.Errorf("account add --json (-want +got):\n%s", diff)
+	}
+	second := told("account", "password", "hall", "--label", "desk", "--network", "127.0.0.1", "--network", "192.0.2.0/24")
+	in(second)
+	want = map[string]any{"user": "hall", "upstream": "office", "label": "desk", "networks": []any{"127.0.0.1/32", "192.0.2.0/24"}, "servers": servers}
+	if diff := cmp.Diff(want, second); diff != "" {
+		t.Errorf("account password --json (-want +got):\n%s", diff)
+	}
+	chosen := told("account", "add", "ann", "--password-file", secretIn(t, "correct horse battery"), "--upstream-password-file", secretIn(t, "there"))
+	if _, ok := chosen["password"]; ok {
+		t.Errorf("a chosen password is told again: %v", chosen)
+	}
+	none := told("account", "add", "bob", "--no-password", "--upstream-password-file", secretIn(t, "there"))
+	if diff := cmp.Diff(map[string]any{"user": "bob", "upstream": "office", "state": "fine"}, none); diff != "" {
+		t.Errorf("account add --no-password --json (-want +got):\n%s", diff)
+	}
+	refused(t, "--json is for a new password", "account", "password", "hall", "-c", config, "--json", "--revoke", "desk")
 }
