@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -28,11 +29,17 @@ func shareWithGroup(f *os.File, dir fs.FileInfo) error {
 	return errors.Join(f.Chown(0, int(s.Gid)), f.Chmod(0o640))
 }
 
-// checkOwner keeps root from leaving files in the state that the gateway, which
-// runs as somebody else, cannot write to.
+// checkOwner keeps root from leaving files in the state that a gateway which runs
+// as somebody else cannot write to.
 func checkOwner(dir string) error {
-	info, err := os.Stat(dir)
-	if err != nil || os.Geteuid() != 0 {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(filepath.Join(dir, "state.db"))
+	if err != nil { // there is nothing of anybody's yet
+		info, err = os.Stat(dir)
+	}
+	if err != nil {
 		return nil
 	}
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 {

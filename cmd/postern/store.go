@@ -19,10 +19,15 @@ func openState(c config.State, o state.Options) (state.Store, error) {
 	if c.Off {
 		return state.Off(), nil
 	}
+	if !o.ReadOnly {
+		if err := checkOwner(c.Path); err != nil {
+			return nil, err
+		}
+	}
 	o.Dir, o.Retention, o.CacheOctets = c.Path, c.RemovalsKept, c.Cache
 	store, err := state.Open(context.Background(), o)
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("%w\nThe directory has to belong to the user that postern runs as. state.path in the configuration names another one, state: off does without", err)
+		return nil, fmt.Errorf("%w\nThe directory, and what is in it, has to belong to the user that postern runs as. state.path in the configuration names another one, state: off does without", err)
 	}
 	return store, err
 }
@@ -33,11 +38,6 @@ var errStateOff = errors.New("the configuration says state: off, so nothing is r
 func openStateFor(c config.State, o state.Options) (state.Store, error) {
 	if c.Off {
 		return nil, errStateOff
-	}
-	if !o.ReadOnly {
-		if err := checkOwner(c.Path); err != nil {
-			return nil, err
-		}
 	}
 	store, err := openState(c, o)
 	if errors.Is(err, fs.ErrNotExist) {
