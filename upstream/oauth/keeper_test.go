@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/oauth2"
+
 	"postern/upstream"
 )
 
@@ -374,6 +376,18 @@ func TestFaultU12TokenEndpoint(t *testing.T) {
 			d.want("access-4", nil, 4)
 		})
 	})
+}
+
+// Providers may repeat a request as it was sent, which is in form encoding.
+func TestRefusalShowsNoSecretInAnyForm(t *testing.T) {
+	const secret = "1//0a+b=~c"
+	a := &Application{ClientSecret: upstream.NewSecret("client/secret")}
+	for _, said := range []string{secret, url.QueryEscape(secret), "client/secret", url.QueryEscape("client/secret")} {
+		answer := &oauth2.RetrieveError{Response: &http.Response{StatusCode: 400}, ErrorCode: "invalid_request", ErrorDescription: "bad: x=" + said + "&y"}
+		if got, want := a.refused(answer, upstream.NewSecret(secret)).Error(), "the provider says invalid_request: bad: x=***&y"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
 }
 
 // U13: a grant that is refused marks the account, is tried every 10 minutes and

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"golang.org/x/oauth2"
@@ -74,11 +75,12 @@ func (a *Application) meaning(r *Refusal) error {
 	return upstream.ErrUnavailable
 }
 
-// redact takes out what was sent: a provider may repeat it.
+// redact takes out what was sent: a provider may repeat it, also in the encoding
+// that it was sent in.
 func (a *Application) redact(text string, sent []upstream.Secret) string {
 	for _, s := range append(sent, a.ClientSecret) {
-		if s.Reveal() != "" {
-			text = strings.ReplaceAll(text, s.Reveal(), "***")
+		if secret := s.Reveal(); secret != "" {
+			text = strings.NewReplacer(secret, "***", url.QueryEscape(secret), "***").Replace(text)
 		}
 	}
 	return text
