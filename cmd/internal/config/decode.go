@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,33 +72,20 @@ func (d *decoder) document(text []byte) (*yaml.Node, bool) {
 		d.faultAt(0, "", "the file is empty")
 		return nil, false
 	} else if err != nil {
-		d.syntax(err)
+		d.syntax(text, err)
 		return nil, false
 	}
 	switch err := y.Decode(&second); {
 	case err == nil:
 		d.faultAt(second.Line, "", "a second document starts here: a configuration is one document")
 	case !errors.Is(err, io.EOF):
-		d.syntax(err)
+		d.syntax(text, err)
 	}
 	if len(doc.Content) == 0 {
 		d.faultAt(0, "", "the file is empty")
 		return nil, false
 	}
 	return doc.Content[0], true
-}
-
-var syntaxLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
-
-// syntax reports that the file is no YAML.
-func (d *decoder) syntax(err error) {
-	text := err.Error()
-	line := 0
-	if m := syntaxLine.FindStringSubmatch(text); m != nil {
-		line, _ = strconv.Atoi(m[1])
-		text = text[len(m[0]):]
-	}
-	d.faultAt(line, "", "not YAML: %s", text)
 }
 
 func (d *decoder) faultAt(line int, key, format string, args ...any) {
@@ -184,11 +170,14 @@ func (v *value) kind(want yaml.Kind) bool {
 func (v value) mapping(fields ...field) {
 	v.pairs(func(key string, child value) {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key })
-		if i < 0 {
+		switch {
+		case i >= 0:
+			fields[i].read(child)
+		case key == "<<":
+			child.fault("maps are not merged here: write the keys out")
+		default:
 			child.fault("unknown key%s", suggest(key, fields))
-			return
 		}
-		fields[i].read(child)
 	})
 }
 

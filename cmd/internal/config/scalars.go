@@ -93,8 +93,12 @@ func duration(text string) (time.Duration, error) {
 
 // durationOrNone accepts 0 too.
 func durationOrNone(text string) (time.Duration, error) {
-	if d, err := time.ParseDuration(text); err == nil && d == 0 {
+	d, err := time.ParseDuration(text)
+	if err == nil && d == 0 {
 		return 0, nil
+	}
+	if err == nil && (d < 0 || d > maxDuration) {
+		return 0, fmt.Errorf("%q must be 0s, or more and at most 720h", text)
 	}
 	return duration(text)
 }
