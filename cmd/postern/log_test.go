@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"net/http"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/cmd/internal/config"
 )
 
 // TestFaultH14LogWithoutReader: when standard error is a pipe that nobody reads, and
@@ -104,6 +107,17 @@ routes: [{user: "*", upstream: office}]
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("the process does not end")
+	}
+}
+
+// TestLogDurations: what reads the log has units, or is told of them.
+func TestLogDurations(t *testing.T) {
+	for format, want := range map[string]string{"text": " dur=1.5ms", "json": `,"dur":0.0015}`} {
+		var log bytes.Buffer
+		newLogger(&log, config.Log{Level: "info", Format: format}).Info("session ended", "dur", 1500*time.Microsecond)
+		if got := strings.TrimSpace(log.String()); !strings.HasSuffix(got, want) {
+			t.Errorf("%s: %s, want it to end with %s", format, got, want)
+		}
 	}
 }
 

@@ -111,9 +111,19 @@ func newLogger(w io.Writer, c config.Log) *slog.Logger {
 	level.UnmarshalText([]byte(c.Level)) // checked by package config
 	options := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
+		options.ReplaceAttr = inSeconds
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// inSeconds writes lengths of time as the metrics do. In JSON they would be
+// nanoseconds, without saying so.
+func inSeconds(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.Float64Value(a.Value.Duration().Seconds())
+	}
+	return a
 }
 
 // A gateway is all of postern, put together and bound to its addresses.
