@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -195,7 +194,7 @@ func (p *program) accountTable() (show func(accountLine) error, end func() error
 				used = w.Used.Local().Format(time.DateTime)
 			}
 			_, err := fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", visible(l.User), l.Where, l.Upstream, visible(l.Login), l.Credential,
-				l.State, orDash(visible(w.Label)), orDash(w.Kind), orDash(strings.Join(slices.Clone(w.Networks), " ")), used)
+				l.State, orDash(visible(w.Label)), orDash(w.Kind), orDash(strings.Join(w.Networks, " ")), used)
 			if err != nil {
 				return err
 			}

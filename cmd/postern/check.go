@@ -236,11 +236,7 @@ func listenerText(l config.Listener) string {
 	if len(l.PlaintextLogin) == 0 {
 		return text + "; no login without TLS"
 	}
-	networks := make([]string, len(l.PlaintextLogin))
-	for i, n := range l.PlaintextLogin {
-		networks[i] = n.String()
-	}
-	return text + "; login without TLS from " + strings.Join(networks, ", ")
+	return text + "; login without TLS from " + strings.Join(networkTexts(l.PlaintextLogin), ", ")
 }
 
 func upstreamText(u config.Upstream) string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -93,18 +94,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 
 // has tells whether a removal is selected, as far as the store cannot.
 func (s *selection) has(r state.Removed) bool {
-	if s.session != "" && r.Session != s.session {
-		return false
-	}
-	if len(s.ids) == 0 {
-		return true
-	}
-	for _, id := range s.ids {
-		if id == r.ID {
-			return true
-		}
-	}
-	return false
+	return (s.session == "" || r.Session == s.session) && (len(s.ids) == 0 || slices.Contains(s.ids, r.ID))
 }
 
 // each calls do for the selected removals, oldest first.
