@@ -66,10 +66,10 @@ func (p *program) wanted(w passwordWish, user string) (accounts.Wanted, error) {
 		return want, nil
 	}
 	var err error
-	if want.Chosen, err = p.password(login{user: user + ", for its clients", passwordFile: w.file}); err != nil || w.file != "" {
+	if want.Chosen, err = p.password(user+", for its clients", w.file); err != nil || w.file != "" {
 		return want, err
 	}
-	again, err := p.password(login{user: user + ", once more"})
+	again, err := p.password(user+", once more", "")
 	if err == nil && again != want.Chosen {
 		err = errors.New("these were two different passwords")
 	}
@@ -234,7 +234,7 @@ func (p *program) accountAdd(a adding, user string) error {
 		}
 		if u.OAuth.Set() && a.credentialFile == "" {
 			n.Credential = accounts.OAuth
-		} else if n.Secret, err = p.password(login{user: auth.Expand(n.Login, user) + " at " + u.Name, passwordFile: a.credentialFile}); err != nil {
+		} else if n.Secret, err = p.password(auth.Expand(n.Login, user)+" at "+u.Name, a.credentialFile); err != nil {
 			return err
 		}
 		text, err := o.Add(p.drain, n, want)

@@ -110,7 +110,7 @@ func (p *program) accountCredential(path, user, file string) error {
 		if err != nil {
 			return err
 		}
-		secret, err := p.password(login{user: auth.Expand(a.Login, a.Name) + " at " + a.Upstream, passwordFile: file})
+		secret, err := p.password(auth.Expand(a.Login, a.Name)+" at "+a.Upstream, file)
 		if err != nil {
 			return err
 		}

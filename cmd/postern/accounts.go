@@ -212,7 +212,7 @@ func (p *program) stateAccount(c *config.Config, user string) (state.Account, er
 func (p *program) credentials(c *config.Config, at place, passwordFile string) (a upstream.Account, release func(), err error) {
 	a, release = upstream.Account{User: at.login}, func() {}
 	if !at.ours {
-		a.Password, err = p.password(login{user: at.user, passwordFile: passwordFile})
+		a.Password, err = p.password(at.user, passwordFile)
 		return a, release, err
 	}
 	store, err := openReadable(c.State)

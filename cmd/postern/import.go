@@ -195,13 +195,13 @@ type passwords struct{ old, here upstream.Secret }
 // importPasswords asks for what is needed, before any work is done.
 func (p *program) importPasswords(i importing, ours bool) (w passwords, err error) {
 	if i.connect && !ours || i.pop3 != "" && i.pop3PasswordFile == "" {
-		if w.here, err = p.password(login{user: i.user, passwordFile: i.passwordFile}); err != nil {
+		if w.here, err = p.password(i.user, i.passwordFile); err != nil {
 			return w, err
 		}
 	}
 	w.old = w.here
 	if i.pop3PasswordFile != "" {
-		w.old, err = p.password(login{user: i.user, passwordFile: i.pop3PasswordFile})
+		w.old, err = p.password(i.user, i.pop3PasswordFile)
 	}
 	return w, err
 }

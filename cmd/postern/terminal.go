@@ -14,9 +14,10 @@ import (
 	"postern/upstream"
 )
 
-// password reads the password from where it cannot be seen. A signal ends that,
-// and gives the terminal its echo back.
-func (p *program) password(l login) (upstream.Secret, error) {
+// password reads somebody's password from where it cannot be seen: the terminal,
+// where file is empty, or else the first line of a file; - is standard input. A
+// signal ends that, and gives the terminal its echo back.
+func (p *program) password(whose, file string) (upstream.Secret, error) {
 	type result struct {
 		upstream.Secret
 		error
@@ -24,7 +25,7 @@ func (p *program) password(l login) (upstream.Secret, error) {
 	read := make(chan result, 1)
 	restore := p.keepTerminal()
 	go func() {
-		s, err := p.readPassword(l)
+		s, err := p.readPassword(whose, file)
 		read <- result{s, err}
 	}()
 	select {
@@ -36,14 +37,14 @@ func (p *program) password(l login) (upstream.Secret, error) {
 	}
 }
 
-func (p *program) readPassword(l login) (upstream.Secret, error) {
-	switch l.passwordFile {
+func (p *program) readPassword(whose, file string) (upstream.Secret, error) {
+	switch file {
 	case "":
-		return p.askPassword(l.user)
+		return p.askPassword(whose)
 	case "-":
 		return firstLine(p.in)
 	}
-	f, err := os.Open(l.passwordFile)
+	f, err := os.Open(file)
 	if err != nil {
 		return upstream.Secret{}, err
 	}
@@ -51,12 +52,12 @@ func (p *program) readPassword(l login) (upstream.Secret, error) {
 	return firstLine(f)
 }
 
-func (p *program) askPassword(user string) (upstream.Secret, error) {
+func (p *program) askPassword(whose string) (upstream.Secret, error) {
 	terminal, ok := terminalOf(p.in)
 	if !ok {
 		return upstream.Secret{}, errors.New("there is no terminal to ask for the password: give --password-file")
 	}
-	fmt.Fprintf(p.err, "Password of %s: ", user)
+	fmt.Fprintf(p.err, "Password of %s: ", whose)
 	text, err := term.ReadPassword(terminal)
 	fmt.Fprintln(p.err)
 	return upstream.NewSecret(string(text)), err
