@@ -158,12 +158,18 @@ func storedAccounts(ctx context.Context, store state.Accounts) iter.Seq2[state.A
 
 // A place is where the mail of a user is, and who the user is there.
 type place struct {
-	user   string // that clients log in with
-	policy config.Route
-	up     config.Upstream
-	login  string // the name at the upstream
-	ours   bool   // there is an account: postern has what proves it
+	user  string // that clients log in with
+	route config.Route
+	up    config.Upstream
+	login string // the name at the upstream
+	ours  bool   // there is an account: postern has what proves it
 }
+
+// adapter opens the maildrop there as the route has it, without any of what a
+// running gateway shares.
+func (at place) adapter() (upstream.Opener, error) { return newAdapter(at.up, at.wiring()) }
+
+func (at place) wiring() wiring { return wiring{policy: policy(at.route), uidl: at.route.UIDL} }
 
 // place finds where a user's mail is, for a command.
 func (p *program) place(c *config.Config, user string) (place, error) {
@@ -184,7 +190,7 @@ func (p *program) place(c *config.Config, user string) (place, error) {
 	case r.Login == config.AccountsOnly:
 		return place{}, fmt.Errorf("no account has the name %q, and the route that takes the user is for accounts only", user)
 	}
-	return place{user: user, policy: r, up: u, login: auth.Expand(r.UpstreamUser, user)}, nil
+	return place{user: user, route: r, up: u, login: auth.Expand(r.UpstreamUser, user)}, nil
 }
 
 // placeOf is the place of an account.
@@ -194,7 +200,7 @@ func placeOf(c *config.Config, user, upstreamName, login string) (place, error) 
 		return place{}, fmt.Errorf("the account %s is at the upstream %q, which the configuration does not have", user, upstreamName)
 	}
 	name := auth.Fold(user)
-	return place{user: user, policy: c.Policy(name, upstreamName), up: u, login: auth.Expand(login, name), ours: true}, nil
+	return place{user: user, route: c.Policy(name, upstreamName), up: u, login: auth.Expand(login, name), ours: true}, nil
 }
 
 // stateAccount reads an account of the state, or is state.ErrNotFound.

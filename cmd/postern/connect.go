@@ -51,7 +51,7 @@ func (p *program) connect(c *config.Config, l login) error {
 	defer cancel()
 	fmt.Fprintf(p.out, "\n%s, as %s\n", u.Name, at.login)
 	done := p.progress("logging in at " + u.Name)
-	findings, err := describe(ctx, u, wiring{policy: policy(at.policy), uidl: at.policy.UIDL}, account)
+	findings, err := describe(ctx, at, account)
 	done()
 	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	for _, f := range findings {
@@ -68,20 +68,20 @@ func (p *program) connect(c *config.Config, l login) error {
 // where the text is empty.
 type finding struct{ what, text string }
 
-func describe(ctx context.Context, u config.Upstream, w wiring, a upstream.Account) ([]finding, error) {
-	if u.Protocol == config.JMAP {
-		return describeJMAP(ctx, u, w, a)
+func describe(ctx context.Context, at place, a upstream.Account) ([]finding, error) {
+	if at.up.Protocol == config.JMAP {
+		return describeJMAP(ctx, at, a)
 	}
-	return describeIMAP(ctx, u, w, a)
+	return describeIMAP(ctx, at, a)
 }
 
-func describeIMAP(ctx context.Context, u config.Upstream, w wiring, a upstream.Account) ([]finding, error) {
-	server, err := newIMAP(u, w)
+func describeIMAP(ctx context.Context, at place, a upstream.Account) ([]finding, error) {
+	server, err := newIMAP(at.up, at.wiring())
 	if err != nil {
 		return nil, err
 	}
 	r, err := server.Describe(ctx, a)
-	return imapFindings(u, r), err
+	return imapFindings(at.up, r), err
 }
 
 func imapFindings(u config.Upstream, r imapc.Report) []finding {
@@ -116,8 +116,8 @@ func imapFindings(u config.Upstream, r imapc.Report) []finding {
 	))
 }
 
-func describeJMAP(ctx context.Context, u config.Upstream, w wiring, a upstream.Account) ([]finding, error) {
-	server, err := newJMAP(u, w)
+func describeJMAP(ctx context.Context, at place, a upstream.Account) ([]finding, error) {
+	server, err := newJMAP(at.up, at.wiring())
 	if err != nil {
 		return nil, err
 	}

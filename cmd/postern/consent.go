@@ -82,7 +82,7 @@ const openTime = 15 * time.Second
 func opens(ctx context.Context, at place, g oauth.Grant) error {
 	ctx, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
-	adapter, err := newAdapter(at.up, wiring{policy: policy(at.policy), uidl: at.policy.UIDL})
+	adapter, err := at.adapter()
 	if err != nil {
 		return err
 	}

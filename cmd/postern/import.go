@@ -355,24 +355,23 @@ const bindTime = time.Hour
 // bind logs in upstream as a client's session would, and counts the messages
 // that keep the unique-id of the old server.
 func (p *program) bind(c *config.Config, store state.Store, at place, a upstream.Account) error {
-	u, r := at.up, at.policy
 	ctx, cancel := context.WithTimeout(p.drain, bindTime+connectTime)
 	defer cancel()
 	known, err := ledger.Issued(ctx, store, at.ledger(c))
 	if err != nil {
 		return err
 	}
-	adapter, err := newAdapter(u, wiring{policy: policy(r), uidl: r.UIDL})
+	adapter, err := at.adapter()
 	if err != nil {
 		return err
 	}
-	options := ledgerOptions(c, u, r)
+	options := ledgerOptions(c, at.up, at.route)
 	options.Rebind = bindTime
-	done := p.progress("telling the messages at " + u.Name)
+	done := p.progress("telling the messages at " + at.up.Name)
 	listing, err := list(ctx, ledger.New(adapter, store, options), a)
 	done()
 	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", u.Name, err, advice(u, err))
+		return fmt.Errorf("%s: %w\n%s", at.up.Name, err, advice(at.up, err))
 	}
 	found := 0
 	var uidl []byte
@@ -382,7 +381,7 @@ func (p *program) bind(c *config.Config, store state.Store, at place, a upstream
 			found++
 		}
 	}
-	fmt.Fprintf(p.out, "%d of %s at %s keep their unique-id, %d are new to clients.\n", found, plural(listing.Len(), "message"), u.Name, listing.Len()-found)
+	fmt.Fprintf(p.out, "%d of %s at %s keep their unique-id, %d are new to clients.\n", found, plural(listing.Len(), "message"), at.up.Name, listing.Len()-found)
 	if missing := len(known) - found; missing > 0 {
 		fmt.Fprintf(p.out, "%d that clients know are not there, or not told from others that are alike.\n", missing)
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"postern/cmd/internal/config"
 	"postern/proxy/state"
 	"postern/upstream"
 )
@@ -81,7 +80,7 @@ func (p *program) undelete(path string, s selection, passwordFile string, dryRun
 	if err != nil {
 		return err
 	}
-	back, err := p.restore(store, at.up, at.policy, account, kept)
+	back, err := p.restore(store, at, account, kept)
 	fmt.Fprintf(p.out, "%s brought back.\n", plural(back, "message"))
 	if err != nil {
 		return err
@@ -130,14 +129,14 @@ const (
 )
 
 // restore has the upstream put messages back, and settles what was seen there.
-func (p *program) restore(store state.Store, u config.Upstream, r config.Route, a upstream.Account, kept []state.Removed) (back int, err error) {
+func (p *program) restore(store state.Store, at place, a upstream.Account, kept []state.Removed) (back int, err error) {
 	ctx, cancel := context.WithTimeout(p.drain, undeleteTime)
 	defer cancel()
-	adapter, err := newAdapter(u, wiring{policy: policy(r), uidl: r.UIDL})
+	adapter, err := at.adapter()
 	if err != nil {
 		return 0, err
 	}
-	done := p.progress("logging in at " + u.Name)
+	done := p.progress("logging in at " + at.up.Name)
 	drop, err := adapter.Open(ctx, a)
 	if err == nil {
 		defer drop.Close()
@@ -145,11 +144,11 @@ func (p *program) restore(store state.Store, u config.Upstream, r config.Route, 
 	}
 	done()
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w\n%s", u.Name, err, advice(u, err))
+		return 0, fmt.Errorf("%s: %w\n%s", at.up.Name, err, advice(at.up, err))
 	}
 	keeper, ok := drop.(upstream.Keeper)
 	if !ok {
-		return 0, fmt.Errorf("the upstream %s cannot bring anything back", u.Name)
+		return 0, fmt.Errorf("the upstream %s cannot bring anything back", at.up.Name)
 	}
 	for from := 0; from < len(kept); from += undeleteBatch {
 		part := kept[from:min(from+undeleteBatch, len(kept))]
