@@ -100,6 +100,20 @@ func firstLine(r io.Reader) (upstream.Secret, error) {
 	return upstream.NewSecret(line), nil
 }
 
+// secretFile reads the first line of a file.
+func secretFile(path string) (upstream.Secret, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return upstream.Secret{}, err
+	}
+	defer f.Close()
+	secret, err := firstLine(f)
+	if err != nil {
+		return upstream.Secret{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return secret, nil
+}
+
 // progress shows on a terminal that something is under way, and for how long,
 // until the function that it returns is called. Elsewhere it shows nothing.
 func (p *program) progress(what string) (done func()) {
