@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
+	"postern/proxy/accounts"
 	"postern/proxy/auth"
 	"postern/proxy/state"
 )
@@ -120,4 +122,67 @@ func (p *program) accountCredential(path, user, file string) error {
 		fmt.Fprintf(p.out, "postern logs in for %s with the new password from now on.\n", user)
 		return nil
 	})
+}
+
+// A passwordWish is which password clients are to have.
+type passwordWish struct {
+	label    string
+	networks []string
+	choose   bool
+	file     string
+	keepText bool
+}
+
+func (w *passwordWish) flags(c *cobra.Command) {
+	c.Flags().StringVar(&w.label, "label", "client", "what the password is for, as `TEXT`")
+	c.Flags().StringSliceVar(&w.networks, "network", nil, "let it be good from `NETWORK` only; may be repeated")
+	c.Flags().BoolVar(&w.choose, "choose", false, "ask for the password instead of making one")
+	c.Flags().StringVar(&w.file, "password-file", "", "take it from the first line of `FILE`; - is standard input")
+	c.Flags().BoolVar(&w.keepText, "keep-text", false, "keep the password itself too, for APOP and CRAM-MD5")
+	c.MarkFlagFilename("password-file")
+}
+
+// wanted turns a wish into what a registrar makes.
+func (p *program) wanted(w passwordWish, user string) (accounts.Wanted, error) {
+	want := accounts.Wanted{Label: w.label, KeepText: w.keepText}
+	for _, text := range w.networks {
+		network, err := parseNetwork(text)
+		if err != nil {
+			return want, err
+		}
+		want.Networks = append(want.Networks, network)
+	}
+	if !w.choose && w.file == "" {
+		return want, nil
+	}
+	var err error
+	if want.Chosen, err = p.password(user+", for its clients", w.file); err != nil || w.file != "" {
+		return want, err
+	}
+	again, err := p.password(user+", once more", "")
+	if err == nil && again != want.Chosen {
+		err = errors.New("these were two different passwords")
+	}
+	return want, err
+}
+
+func parseNetwork(text string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
+	}
+	n, err := netip.ParsePrefix(text)
+	if err != nil || n != n.Masked() || n.Addr().Is4In6() {
+		return n, fmt.Errorf("--network: %q is not a network: write 192.0.2.0/24, 2001:db8::/32 or a single address", text)
+	}
+	return n, nil
+}
+
+func (w *passwordWish) check() error {
+	if w.choose && w.file != "" {
+		return errors.New("--choose asks for the password that --password-file has: give one of the two")
+	}
+	if (w.choose || w.file != "") && w.keepText {
+		return errors.New("--keep-text is for passwords that postern makes")
+	}
+	return nil
 }
