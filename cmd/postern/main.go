@@ -1,7 +1,9 @@
 // Command postern is a POP3 gateway in front of IMAP and JMAP servers.
 //
-// Each command has a file. serve.go is the one place that knows every package
-// and puts them together; the demo runs what it builds.
+// Each command has a file. serve.go puts the gateway together, for serve and for
+// the demo, from what listeners.go, routes.go, upstreams.go, accounts.go, tokens.go
+// and desk.go make of the configuration. Commands about one user's mail find it by
+// place.go.
 package main
 
 import (

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,14 +10,12 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
-	"postern/cmd/internal/logsink"
 	"postern/proxy"
 	"postern/proxy/accounts"
 	"postern/proxy/admin"
@@ -90,40 +87,6 @@ func outlast(s os.Signal, log *slog.Logger) (off func()) {
 		signal.Stop(c)
 		close(done)
 	}
-}
-
-// lastLines is how long the end of the process waits for whoever reads the log.
-const lastLines = 2 * time.Second
-
-// log begins the log. From then on, standard error is written to by a sink: a
-// reader who stops reading, or goes away, must not stop any session.
-func (p *program) log(c config.Log) *slog.Logger {
-	signal.Ignore(syscall.SIGPIPE) // which ends a process that writes to a standard error without a reader
-	p.sink = logsink.New(p.err, func(w io.Writer, lines int) {
-		newLogger(w, c).Warn("log lines dropped", "lines", lines)
-	})
-	p.err = p.sink
-	return newLogger(p.err, c)
-}
-
-func newLogger(w io.Writer, c config.Log) *slog.Logger {
-	var level slog.Level
-	level.UnmarshalText([]byte(c.Level)) // checked by package config
-	options := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		options.ReplaceAttr = inSeconds
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// inSeconds writes lengths of time as the metrics do. In JSON they would be
-// nanoseconds, without saying so.
-func inSeconds(_ []string, a slog.Attr) slog.Attr {
-	if a.Value.Kind() == slog.KindDuration {
-		a.Value = slog.Float64Value(a.Value.Duration().Seconds())
-	}
-	return a
 }
 
 // A gateway is all of postern, put together and bound to its addresses.
@@ -220,77 +183,6 @@ func limits(l config.Limits) pop3.Limits {
 		Errors:   l.Errors,
 		Attempts: l.LoginAttempts,
 	}
-}
-
-// listeners loads certificates, and lets metrics and status watch them.
-func (g *gateway) listeners(c *config.Config, counts *metrics.Metrics) ([]proxy.Listener, error) {
-	modes := map[string]proxy.TLSMode{
-		config.TLSOff:      proxy.Off,
-		config.TLSSTLS:     proxy.STLS,
-		config.TLSImplicit: proxy.Implicit,
-	}
-	watched := map[string]bool{} // with port 0, several have one name
-	var all []proxy.Listener
-	for _, l := range c.Listeners {
-		one := proxy.Listener{Address: l.Address, TLS: modes[l.TLS], PlaintextLogin: l.PlaintextLogin, Mechanisms: mechanisms(l)}
-		if one.TLS != proxy.Off {
-			var err error
-			if one.Certificate, err = proxy.LoadCertificate(l.Certificate, l.Key, g.log); err != nil {
-				return nil, err
-			}
-			if !watched[l.Address] {
-				counts.Certificate(l.Address, one.Certificate.Expires)
-				watched[l.Address] = true
-			}
-			if one.ClientCAs, err = clientCAs(l); err != nil {
-				return nil, err
-			}
-		}
-		all = append(all, one)
-	}
-	g.status.listeners = func() []admin.Listener { return shown(all) }
-	return all, nil
-}
-
-// mechanisms are the ways to log in that a listener allows, in POP3's words.
-func mechanisms(l config.Listener) []string {
-	var all []string
-	for _, m := range l.Mechanisms {
-		all = append(all, strings.ToUpper(m))
-		if m == config.LoginSCRAM {
-			all = append(all, "SCRAM-SHA-256-PLUS")
-		}
-	}
-	return all
-}
-
-// clientCAs are who certifies the clients of a listener; nil if nobody does.
-func clientCAs(l config.Listener) (*x509.CertPool, error) {
-	if l.ClientCA == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(l.ClientCA)
-	if err != nil {
-		return nil, fmt.Errorf("client_ca: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("client_ca %s: no certificate in it", l.ClientCA)
-	}
-	return pool, nil
-}
-
-// shown is what the status page shows of listeners.
-func shown(listeners []proxy.Listener) []admin.Listener {
-	var all []admin.Listener
-	for _, l := range listeners {
-		one := admin.Listener{Address: l.Address, TLS: l.TLS.String()}
-		if l.Certificate != nil {
-			one.CertificateExpires = l.Certificate.Expires()
-		}
-		all = append(all, one)
-	}
-	return all
 }
 
 // run serves until drain ends, and then lets sessions finish until they have,
