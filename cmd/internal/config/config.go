@@ -197,9 +197,6 @@ func loopback() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 }
 
-// maxFileSize is more than any configuration needs, and less than hurts.
-const maxFileSize = 4 << 20
-
 // Load reads the file at path. Names of files in it are relative to the
 // directory it lies in; those files are read too, to see whether they can be.
 // checkUIDL tells what is wrong with a UIDL template. The error is Faults, or
@@ -267,7 +264,7 @@ func (c *Config) Route(user string) (Route, Upstream, bool) {
 	return Route{}, Upstream{}, false
 }
 
-// Upstream returns the upstream of that name, which a route has.
+// Upstream returns the upstream of that name; one without a name if there is none.
 func (c *Config) Upstream(name string) Upstream {
 	for _, u := range c.Upstreams {
 		if u.Name == name {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,20 +34,6 @@ type value struct {
 type field struct {
 	key  string
 	read func(value)
-}
-
-// readFile reads a whole file, if it is of a sane size.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err == nil && len(text) > maxFileSize {
-		err = fmt.Errorf("%s: larger than %d octets", path, maxFileSize)
-	}
-	return text, err
 }
 
 // parse decodes text and checks everything but the files that it names.
