@@ -137,7 +137,7 @@ func (b *body) section(octets int64) *imap.FetchItemBodySection {
 // refused finds out why a message did not come: it is gone, or the server does
 // not deliver it. What was not delivered must not be removed either.
 func (b *body) refused(c *conn, why error) error {
-	found, err := c.sizes(b.ctx, fmt.Sprint(b.uid()))
+	found, err := c.sight(b.ctx, fmt.Sprint(b.uid()))
 	if err != nil {
 		return err
 	}
@@ -235,11 +235,11 @@ func (b *body) resume(lost error) error {
 		return err
 	}
 	doing := fmt.Sprintf("resume UID %d at octet %d", b.uid(), b.offset)
-	found, err := c.sizes(b.ctx, fmt.Sprint(b.uid()))
+	found, err := c.sight(b.ctx, fmt.Sprint(b.uid()))
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	if size, there := found[b.uid()]; !there || size != b.d.listing.Size(b.i) {
+	if now, there := found[b.uid()]; !there || now.size != b.d.listing.Size(b.i) {
 		return fmt.Errorf("%s: not the same message any more: %w", doing, upstream.ErrUnavailable)
 	}
 	octets := b.chunk

@@ -23,6 +23,7 @@ const maxChunks = 16 // of one step at once: 64 KiB
 type chunk struct {
 	messages []entry
 	uids     []uint32 // of those that are what was listed, which alone are removed
+	flagged  bool     // one of those was flagged before
 	absent   []uint32 // of those that were gone before
 	hidden   int      // messages that are there, but not shown
 	gone     []uint32 // of all that are gone, once it is over
@@ -165,10 +166,10 @@ func (c *conn) changed(r *reselection) error {
 // recheck looks whether the mailbox and the messages are what was listed. Chunks
 // that have none to remove are over.
 func (c *conn) recheck(ctx context.Context, chunks []*chunk) error {
-	found := make(map[uint32]int64) // one for all: a server may answer one command amid the answer to another
+	found := make(map[uint32]sighting) // one for all: a server may answer one command amid the answer to another
 	queries := make([]*query, len(chunks))
 	for i, k := range chunks {
-		queries[i] = newSizes(uidSet(uidsOf(k.messages)), found)
+		queries[i] = newSighting(uidSet(uidsOf(k.messages)), found)
 	}
 	again := c.reselection()
 	err := c.askAll(ctx, append([]*query{again.query}, queries...)...)
@@ -181,6 +182,7 @@ func (c *conn) recheck(ctx context.Context, chunks []*chunk) error {
 			continue
 		}
 		k.uids, k.absent = c.compare(k.messages, found)
+		k.flagged = slices.ContainsFunc(k.uids, func(uid uint32) bool { return found[uid].flagged })
 		if err := c.confirmAbsent(ctx, k); err != nil {
 			return err
 		}
@@ -337,14 +339,49 @@ func (c *conn) conclude(k *chunk, left []uint32, err error) (lost error) {
 	return nil
 }
 
-// expunge removes the messages of some chunks. UID EXPUNGE need not wait for
-// STORE: it takes what is flagged of what it names, and nothing if the server
-// has refused to flag it. RFC 4315 section 2.1.
+// expunge removes the messages of some chunks. UID EXPUNGE takes what is flagged
+// of what it names (RFC 4315 section 2.1), so nothing if the server has refused
+// to flag it, and need not wait for STORE; unless some were flagged before.
 func (c *conn) expunge(ctx context.Context, chunks []*chunk) error {
+	if err := c.flagFirst(ctx, chunks); err != nil {
+		return err
+	}
 	return c.take(ctx, chunks, func(k *chunk) []*query {
 		set := uidSet(k.uids)
-		return []*query{newQuery(flagCommand(set), ignore), newQuery("UID EXPUNGE "+set, ignore)}
+		store, expunge := newQuery(flagCommand(set), ignore), newQuery("UID EXPUNGE "+set, ignore)
+		switch {
+		case k.refusal != nil:
+			return nil
+		case k.flagged:
+			return []*query{expunge}
+		}
+		return []*query{store, expunge}
 	}, refusedRemoval)
+}
+
+// flagFirst flags the messages of those chunks of which another client has
+// flagged some: if the server refuses that they are not to be expunged.
+func (c *conn) flagFirst(ctx context.Context, chunks []*chunk) error {
+	stores := make(map[*chunk]*query)
+	var queries []*query
+	for _, k := range chunks {
+		if k.flagged {
+			stores[k] = newQuery(flagCommand(uidSet(k.uids)), ignore)
+			queries = append(queries, stores[k])
+		}
+	}
+	if len(queries) == 0 {
+		return nil
+	}
+	if err := c.askAll(ctx, queries...); err != nil {
+		return c.lost("remove", err)
+	}
+	for k, store := range stores {
+		if store.status.kind != "OK" {
+			k.refusal = refusedRemoval(store.status)
+		}
+	}
+	return nil
 }
 
 // expungeFlagged removes those messages of some chunks that are flagged already.

@@ -172,19 +172,49 @@ func TestRefusalInAnyChunk(t *testing.T) {
 	})
 }
 
-// Where the server refuses to flag messages, only such can go that are flagged
-// already: the client wants them gone, too, and that they are is counted.
-func TestFlaggedByOthersWhereStoreIsRefused(t *testing.T) {
-	bubble(t, func(t *testing.T, f *fake) {
-		j := f.journal()
-		f.change(5, func(m *fakeMessage) { m.deleted = true })
-		f.change(9, func(m *fakeMessage) { m.deleted = true })
-		d := f.list()
-		f.fault = onCommand("UID STORE", func(c *fakeConn) bool { return refuseIt(c, "") })
-		wantRemoved(t, f, d, []int{0, 1}, 1, upstream.ErrUnavailable, 3, 6, 9)
-		j.wantNames("5")
-		j.wantPending()
-	})
+// Another client has flagged some of the messages that are to be removed. Where
+// the server refuses to flag them for postern it is not asked to expunge them,
+// by which those would go.
+func TestFaultU26FlaggedByOthersWhereStoreIsRefused(t *testing.T) {
+	for _, policy := range []upstream.Delete{upstream.DeleteExpunge, upstream.DeleteTrash} { // by COPY
+		bubble(t, func(t *testing.T, f *fake) {
+			j := f.journal()
+			f.options.Policy.Delete = policy
+			f.addBox("Trash", `\Trash`)
+			f.change(5, func(m *fakeMessage) { m.deleted = true })
+			f.change(9, func(m *fakeMessage) { m.deleted = true })
+			d := f.list()
+			f.fault = onCommand("UID STORE", func(c *fakeConn) bool { return refuseIt(c, "") })
+			wantRemoved(t, f, d, []int{0, 1}, 0, upstream.ErrUnavailable, 3, 5, 6, 9)
+			if got := f.sent("UID EXPUNGE"); got != nil {
+				t.Errorf("%v: sent %q after the refusal", policy, got)
+			}
+			j.wantNames()
+			j.wantPending()
+		})
+	}
+}
+
+// The same in one chunk of several: the others are removed meanwhile, and so is
+// that one where the server does flag its messages.
+func TestFlaggedByOthersInOneChunk(t *testing.T) {
+	for _, refused := range []bool{false, true} {
+		bubble(t, func(t *testing.T, f *fake) {
+			all := f.crowd(3 * small)
+			f.change(crowdUID(small+1), func(m *fakeMessage) { m.deleted = true })
+			d := f.list()
+			set := fmt.Sprint("UID STORE ", crowdUID(small)) // the first of the second chunk
+			f.fault = onCommand(set, func(c *fakeConn) bool { return refused && refuseIt(c, "") })
+			want, kind := 3*small, error(nil)
+			if refused {
+				want, kind = 2*small, upstream.ErrUnavailable
+			}
+			n, err := d.Remove(t.Context(), all)
+			if n != want || !errors.Is(err, kind) || len(f.uids()) != 3*small-want {
+				t.Errorf("refused: %v, removed %d, %v, %d left; want %d", refused, n, err, len(f.uids()), want)
+			}
+		})
+	}
 }
 
 // Messages that are not shown are not gone, in any chunk.

@@ -212,7 +212,7 @@ var allowed = []*regexp.Regexp{
 	regexp.MustCompile(`^SELECT "[^"]*"$`),
 	regexp.MustCompile(`^UID FETCH [0-9]+:\* \(UID RFC822\.SIZE( EMAILID| X-GM-MSGID)?\)$`),
 	regexp.MustCompile(`^UID SEARCH (RETURN \(ALL\) )?UID 1:[0-9]+$`),
-	regexp.MustCompile(`^UID FETCH [0-9:,]+ \(UID RFC822\.SIZE\)$`),
+	regexp.MustCompile(`^UID FETCH [0-9:,]+ \(UID RFC822\.SIZE FLAGS\)$`),
 	regexp.MustCompile(`^UID FETCH [0-9,:]+ \(UID BODY\.PEEK\[(HEADER)?\](<[0-9]+\.[0-9]+>)?\)$`),
 	regexp.MustCompile(`^UID STORE [0-9:,]+ [+-]FLAGS\.SILENT \(\\Deleted\)$`),
 	regexp.MustCompile(`^UID STORE [0-9:,]+ \+FLAGS\.SILENT \(\\Seen\)$`),
@@ -436,7 +436,11 @@ func (c *fakeConn) fetch(args string) {
 		if name, data, ok := m.section(args); ok {
 			c.say("* %d FETCH (UID %d %s {%d}\r\n%s)", i+1, m.uid, name, len(data), data)
 		} else {
-			c.say("* %d FETCH (UID %d RFC822.SIZE %d)", i+1, m.uid, m.stated())
+			flags := ""
+			if strings.Contains(args, "FLAGS") && m.deleted {
+				flags = ` FLAGS (\Seen \Deleted)`
+			}
+			c.say("* %d FETCH (UID %d RFC822.SIZE %d%s)", i+1, m.uid, m.stated(), flags)
 		}
 	}
 	c.ok("done")

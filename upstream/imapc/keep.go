@@ -186,11 +186,11 @@ func (k *keeper) purge(ctx context.Context, some []chosen) error {
 	if len(uids) == 0 {
 		return nil
 	}
-	commands := []string{flagCommand(uidSet(uids)), "UID EXPUNGE " + uidSet(uids)}
+	remove := k.flagAndExpunge
 	if hidden {
-		commands = commands[1:]
+		remove = k.expungeSet
 	}
-	refusal, err := k.tell(ctx, "remove", commands...)
+	refusal, err := remove(ctx, uidSet(uids))
 	if err != nil {
 		return err
 	}

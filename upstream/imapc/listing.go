@@ -73,10 +73,16 @@ func (l *listing) AppendUIDL(dst []byte, i int) []byte {
 	return l.uidl.append(dst, l.uidValidity, l.uid(i))
 }
 
-// sizes asks for the messages of a set that are there, and their sizes.
-func (c *conn) sizes(ctx context.Context, set string) (map[uint32]int64, error) {
-	found := make(map[uint32]int64)
-	q := newSizes(set, found)
+// A sighting is what the server shows of a message.
+type sighting struct {
+	size    int64
+	flagged bool // \Deleted
+}
+
+// sight asks which messages of a set are there, and what they are.
+func (c *conn) sight(ctx context.Context, set string) (map[uint32]sighting, error) {
+	found := make(map[uint32]sighting)
+	q := newSighting(set, found)
 	if err := c.askAll(ctx, q); err != nil {
 		return nil, c.lost("look at messages", err)
 	}
@@ -86,15 +92,26 @@ func (c *conn) sizes(ctx context.Context, set string) (map[uint32]int64, error) 
 	return found, nil
 }
 
-// newSizes makes the command that asks for them.
-func newSizes(set string, found map[uint32]int64) *query {
-	return newQuery("UID FETCH "+set+" (UID RFC822.SIZE)", func(line []byte) error {
-		uid, size, err := parseSize(line)
-		if uid != 0 && size >= 0 {
-			found[uid] = size
+// newSighting makes the command that asks for that.
+func newSighting(set string, found map[uint32]sighting) *query {
+	return newQuery("UID FETCH "+set+" (UID RFC822.SIZE FLAGS)", func(line []byte) error {
+		var s sighting
+		uid, size, err := parseItems(line, func(name, value []byte) {
+			s.flagged = s.flagged || isFlagged(name, value)
+		})
+		if s.size = size; uid != 0 && size >= 0 {
+			found[uid] = s
 		}
 		return err
 	})
+}
+
+// isFlagged tells whether a FETCH item says that the message is flagged as
+// deleted: FLAGS (\Seen \Deleted).
+func isFlagged(name, value []byte) bool {
+	const item, flag = "FLAGS", `\DELETED`
+	return len(name) == len(item) && hasPrefixFold(name, item) &&
+		slices.ContainsFunc(fieldsOf(bytes.Trim(value, "()")), func(f []byte) bool { return len(f) == len(flag) && hasPrefixFold(f, flag) })
 }
 
 // numbered splits "* 12 EXISTS" and its like.
@@ -124,14 +141,10 @@ func number(text []byte) (v uint64, digits int) {
 	return v, digits
 }
 
-// parseSize reads the UID and RFC822.SIZE of a FETCH response, in any order
-// and among whatever else the server puts there. uid is 0 and size is -1 where
-// the response does not tell, as in news of flags.
-func parseSize(line []byte) (uid uint32, size int64, err error) {
-	return parseItems(line, func([]byte, []byte) {})
-}
-
-// parseItems is parseSize, and hands every other item and its value to other.
+// parseItems reads the UID and RFC822.SIZE of a FETCH response, in any order
+// and among whatever else the server puts there, and hands every other item and
+// its value to other. uid is 0 and size is -1 where the response does not tell,
+// as in news of flags.
 func parseItems(line []byte, other func(name, value []byte)) (uid uint32, size int64, err error) {
 	_, rest, ok := numbered(line)
 	if !ok || !hasPrefixFold(rest, "FETCH ") {

@@ -324,3 +324,21 @@ func FuzzParseSearch(f *testing.F) {
 		}
 	})
 }
+
+// parseSize is parseItems where nothing else is wanted.
+func parseSize(line []byte) (uid uint32, size int64, err error) {
+	return parseItems(line, func([]byte, []byte) {})
+}
+
+func TestIsFlagged(t *testing.T) {
+	for value, want := range map[string]bool{
+		`(\Deleted)`: true, `(\Seen \deleted $X)`: true, `()`: false, `(\Seen)`: false, `(\DeletedX)`: false, `NIL`: false, `"\Deleted"`: false,
+	} {
+		if got := isFlagged([]byte("flags"), []byte(value)); got != want {
+			t.Errorf("FLAGS %s: %v, want %v", value, got, want)
+		}
+		if isFlagged([]byte("KEYWORDS"), []byte(value)) {
+			t.Errorf("KEYWORDS %s are flags", value)
+		}
+	}
+}

@@ -50,7 +50,7 @@ func TestTrashByMove(t *testing.T) {
 			}
 			want := []string{
 				`LIST (SPECIAL-USE) "" "*"`,
-				`SELECT "INBOX"`, "UID FETCH 3,6 (UID RFC822.SIZE)",
+				`SELECT "INBOX"`, "UID FETCH 3,6 (UID RFC822.SIZE FLAGS)",
 				`UID MOVE 3,6 "Papierkorb"`,
 				`SELECT "INBOX"`,
 				"UID SEARCH UID 3,6",
@@ -79,7 +79,7 @@ func TestTrashByCopy(t *testing.T) {
 		}
 		want := []string{
 			`LIST "" "*"`,
-			`SELECT "INBOX"`, "UID FETCH 3,6 (UID RFC822.SIZE)",
+			`SELECT "INBOX"`, "UID FETCH 3,6 (UID RFC822.SIZE FLAGS)",
 			`UID COPY 3,6 "Papierkorb"`,
 			`UID STORE 3,6 +FLAGS.SILENT (\Deleted)`,
 			"UID EXPUNGE 3,6",
@@ -596,7 +596,7 @@ func TestExpungeAlone(t *testing.T) {
 		before := len(f.sent(""))
 		wantRemoved(t, f, d, []int{0, 1}, 2, nil, 6, 9)
 		want := []string{
-			`SELECT "INBOX"`, "UID FETCH 3,5 (UID RFC822.SIZE)",
+			`SELECT "INBOX"`, "UID FETCH 3,5 (UID RFC822.SIZE FLAGS)",
 			"UID SEARCH DELETED",
 			`UID STORE 3,5 +FLAGS.SILENT (\Deleted)`,
 			"UID SEARCH DELETED",

@@ -234,15 +234,15 @@ func (r *removal) one(ctx context.Context, c *conn, w way, k *chunk) (err error)
 // compare returns the UIDs of those messages that have the size that was
 // listed, and of those that were not shown. The rest are not what was listed: a
 // message of another size is another message, whatever its UID.
-func (c *conn) compare(some []entry, found map[uint32]int64) (uids, absent []uint32) {
+func (c *conn) compare(some []entry, found map[uint32]sighting) (uids, absent []uint32) {
 	for _, e := range some {
-		switch size, there := found[e.uid]; {
+		switch now, there := found[e.uid]; {
 		case !there:
 			absent = append(absent, e.uid)
-		case size == e.size:
+		case now.size == e.size:
 			uids = append(uids, e.uid)
 		default:
-			c.o.Log.Warn("another message under the same UID", "uid", e.uid, "listed", e.size, "found", size)
+			c.o.Log.Warn("another message under the same UID", "uid", e.uid, "listed", e.size, "found", now.size)
 			if hook := c.o.Hooks.Mistaken; hook != nil {
 				hook()
 			}
@@ -358,9 +358,18 @@ func (c *conn) tell(ctx context.Context, doing string, commands ...string) (refu
 
 func flagCommand(set string) string { return "UID STORE " + set + ` +FLAGS.SILENT (\Deleted)` }
 
-// flagAndExpunge removes exactly the messages of a set, as expunge does.
+// flagAndExpunge removes exactly the messages of a set: none of those that the
+// server refuses to flag.
 func (c *conn) flagAndExpunge(ctx context.Context, set string) (refusal, err error) {
-	return c.tell(ctx, "remove", flagCommand(set), "UID EXPUNGE "+set)
+	if refusal, err = c.tell(ctx, "remove", flagCommand(set)); refusal != nil || err != nil {
+		return refusal, err
+	}
+	return c.expungeSet(ctx, set)
+}
+
+// expungeSet removes those messages of a set that are flagged.
+func (c *conn) expungeSet(ctx context.Context, set string) (refusal, err error) {
+	return c.tell(ctx, "remove", "UID EXPUNGE "+set)
 }
 
 // expungeAlone removes messages from a server that cannot be told which, by the

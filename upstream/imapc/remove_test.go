@@ -45,7 +45,7 @@ func TestRemoveNamesTheMessagesAndNothingElse(t *testing.T) {
 		wantRemoved(t, f, d, []int{2, 0, 1, 0}, 3, nil, 9)
 		want := []string{
 			`SELECT "INBOX"`,
-			"UID FETCH 3,5:6 (UID RFC822.SIZE)",
+			"UID FETCH 3,5:6 (UID RFC822.SIZE FLAGS)",
 			`UID STORE 3,5:6 +FLAGS.SILENT (\Deleted)`,
 			"UID EXPUNGE 3,5:6",
 			`SELECT "INBOX"`,
@@ -129,7 +129,7 @@ func TestRemoveLeavesAnotherMessageUnderTheSameUID(t *testing.T) {
 func TestMessageThatIsNotShownIsNotTakenForGone(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
 		d := f.list()
-		f.fault = onCommand("UID FETCH 3,5 (UID RFC822.SIZE)", func(c *fakeConn) bool {
+		f.fault = onCommand("UID FETCH 3,5 (UID RFC822.SIZE FLAGS)", func(c *fakeConn) bool {
 			c.say("* 1 FETCH (UID 3 RFC822.SIZE %d)", f.messages[0].stated())
 			c.ok("done")
 			return true
