@@ -25,6 +25,7 @@ type chunk struct {
 	uids     []uint32 // of those that are what was listed, which alone are removed
 	flagged  bool     // one of those was flagged before
 	absent   []uint32 // of those that were gone before
+	mistaken int      // of other messages under their UIDs
 	hidden   int      // messages that are there, but not shown
 	gone     []uint32 // of all that are gone, once it is over
 
@@ -104,7 +105,6 @@ func (k *chunk) fail(why error) { k.unseen, k.over = why, true }
 
 // err is why not all messages of a chunk that is over are gone.
 func (k *chunk) err() error {
-	others := len(k.messages) - len(k.gone)
 	switch left := len(without(k.uids, k.gone)); {
 	case k.unseen != nil:
 		return k.unseen
@@ -114,8 +114,8 @@ func (k *chunk) err() error {
 		return fmt.Errorf("%d messages are still there: %w", left, upstream.ErrUnavailable)
 	case k.hidden > 0:
 		return k.notShown()
-	case others > 0:
-		return fmt.Errorf("%d messages are not those that were listed: %w", others, upstream.ErrRejected)
+	case k.mistaken > 0:
+		return fmt.Errorf("%d messages are not those that were listed: %w", k.mistaken, upstream.ErrRejected)
 	}
 	return nil
 }
@@ -182,6 +182,7 @@ func (c *conn) recheck(ctx context.Context, chunks []*chunk) error {
 			continue
 		}
 		k.uids, k.absent = c.compare(k.messages, found)
+		k.mistaken = len(k.messages) - len(k.uids) - len(k.absent)
 		k.flagged = slices.ContainsFunc(k.uids, func(uid uint32) bool { return found[uid].flagged })
 		if err := c.confirmAbsent(ctx, k); err != nil {
 			return err

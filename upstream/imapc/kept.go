@@ -43,9 +43,15 @@ func (d *maildrop) save() {
 }
 
 // forget takes out of the listing that is to be kept what was removed. What was
-// only flagged is still there, but the next session will find that out.
-func (d *maildrop) forget(removed []upstream.Removal) {
+// only flagged is still there, but the next session will find that out. Of a
+// listing that was disproved nothing is kept.
+func (d *maildrop) forget(removed []upstream.Removal, disproved bool) {
 	d.current().heard = -1 // whatever the server tells of that
+	if disproved {
+		d.toKeep = d.toKeep.none()
+		d.toKeep.unsaved = true
+		return
+	}
 	if len(removed) == 0 || d.u.o.Policy.Delete == upstream.DeleteFlag {
 		return
 	}
@@ -54,7 +60,7 @@ func (d *maildrop) forget(removed []upstream.Removal) {
 		gone[r.Name] = true
 	}
 	all := d.toKeep
-	left := &listing{uidValidity: all.uidValidity, uidl: all.uidl, reused: all.reused, identities: identities{kind: all.identities.kind}}
+	left := all.none()
 	for i := range all.Len() {
 		if !gone[strconv.FormatUint(uint64(all.uid(i)), 10)] {
 			left.copy(all, i)
@@ -62,6 +68,11 @@ func (d *maildrop) forget(removed []upstream.Removal) {
 	}
 	left.unsaved = true
 	d.toKeep = left
+}
+
+// none is the listing without its messages.
+func (l *listing) none() *listing {
+	return &listing{uidValidity: l.uidValidity, uidl: l.uidl, reused: l.reused, identities: identities{kind: l.identities.kind}}
 }
 
 func encodeListing(l *listing, salt string) []byte {

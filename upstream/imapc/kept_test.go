@@ -9,9 +9,11 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 
+	"postern/upstream"
 	"postern/upstream/upstreamtest"
 )
 
@@ -111,6 +113,46 @@ func TestKeptListingIsTrueOrNotUsed(t *testing.T) {
 					t.Errorf("once more: %s, want %s", got, f.truth())
 				}
 			})
+		})
+	}
+}
+
+// listOn is list with an Upstream of the test's own.
+func (f *fake) listOn(u *Upstream) *maildrop {
+	f.t.Helper()
+	d, err := u.Open(f.t.Context(), f.account())
+	if err != nil {
+		f.t.Fatalf("open: %v", err)
+	}
+	f.opened = append(f.opened, d)
+	if _, err := d.List(f.t.Context()); err != nil {
+		f.t.Fatalf("list: %v", err)
+	}
+	return d.(*maildrop)
+}
+
+// U32: a kept listing is believed as long as the numbers are right, and may have
+// a message that is another one by now. Whoever finds that out in a removal sees
+// to it that the next session reads the mailbox anew.
+func TestFaultU32ListingThatWasDisprovedIsNotKept(t *testing.T) {
+	for _, warm := range []time.Duration{0, time.Minute} {
+		bubble(t, func(t *testing.T, f *fake) {
+			f.options.Listings, f.options.Warm = new(shelf), warm
+			u := f.upstream()
+			d := f.listOn(u)
+			d.Close()
+			synctest.Wait()
+			f.change(5, func(m *fakeMessage) { m.raw += "another" })
+			d = f.listOn(u)
+			wantRemoved(t, f, d, []int{0, 1}, 1, upstream.ErrRejected, 5, 6, 9)
+			d.Close()
+			synctest.Wait()
+			d = f.listOn(u)
+			if got, want := d.listing.Size(0), int64(f.messages[0].stated()); got != want || d.toKeep.reused {
+				t.Errorf("warm for %v: UID 5 is listed with %d octets, want %d", warm, got, want)
+			}
+			wantRemoved(t, f, d, []int{0}, 1, nil, 6, 9)
+			u.o.Stable.Close()
 		})
 	}
 }

@@ -213,7 +213,8 @@ func (c *conn) left(ctx context.Context, l *listing) (*listing, error) {
 // any order.
 func (l *listing) only(ranges []uidRange) *listing {
 	slices.SortFunc(ranges, func(a, b uidRange) int { return int(int64(a.first) - int64(b.first)) })
-	out := &listing{uidValidity: l.uidValidity, uidl: l.uidl, reused: l.reused, unsaved: true, identities: identities{kind: l.identities.kind}}
+	out := l.none()
+	out.unsaved = true
 	i := 0
 	for _, r := range ranges {
 		for i < l.Len() && l.uid(i) < r.first {

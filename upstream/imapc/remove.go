@@ -48,7 +48,7 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 	r.todo = slices.Compact(r.todo)
 	r.run(ctx)
 	r.finish(ctx)
-	d.forget(r.removed)
+	d.forget(r.removed, r.mistaken)
 	if r.err != nil {
 		r.err = fmt.Errorf("remove: %d of %d messages removed: %w", r.gone, len(messages), r.err)
 	}
@@ -82,12 +82,13 @@ type removal struct {
 	gone   int   // messages that were seen to be gone
 	err    error // the first reason why one is not
 
-	sent    map[uint32]bool           // was named by a command that removes
-	kept    map[uint32]upstream.Place // where the server says that it is now
-	removed []upstream.Removal        // what this removal was seen to have removed
-	unseen  []entry                   // what became of them the server does not tell
-	created bool                      // the mailbox to
-	changed bool                      // the mailbox is another one
+	sent     map[uint32]bool           // was named by a command that removes
+	kept     map[uint32]upstream.Place // where the server says that it is now
+	removed  []upstream.Removal        // what this removal was seen to have removed
+	unseen   []entry                   // what became of them the server does not tell
+	created  bool                      // the mailbox to
+	changed  bool                      // the mailbox is another one
+	mistaken bool                      // a message is another one
 }
 
 func (r *removal) fail(err error) {
@@ -177,6 +178,7 @@ func (r *removal) settle(chunks []*chunk) {
 	of := 0
 	for _, k := range chunks {
 		of += len(k.messages)
+		r.mistaken = r.mistaken || k.mistaken > 0
 		switch {
 		case !k.over:
 			todo = append(todo, k.messages...)
