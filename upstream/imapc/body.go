@@ -210,7 +210,7 @@ func (b *body) proceed(err error) error {
 }
 
 // resume carries on after lost, on another connection, if UIDVALIDITY, UID,
-// size and what is left of the message are what they were.
+// size, identity and what is left of the message are what they were.
 func (b *body) resume(lost error) error {
 	if ended := b.d.current().g.broken(); ended != nil {
 		lost = ended // the library keeps only its text
@@ -239,7 +239,7 @@ func (b *body) resume(lost error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	if now, there := found[b.uid()]; !there || now.size != b.d.listing.Size(b.i) {
+	if now, there := found[b.uid()]; !there || !b.d.entry(b.i).is(now) {
 		return fmt.Errorf("%s: not the same message any more: %w", doing, upstream.ErrUnavailable)
 	}
 	octets := b.chunk

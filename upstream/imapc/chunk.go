@@ -169,7 +169,7 @@ func (c *conn) recheck(ctx context.Context, chunks []*chunk) error {
 	found := make(map[uint32]sighting) // one for all: a server may answer one command amid the answer to another
 	queries := make([]*query, len(chunks))
 	for i, k := range chunks {
-		queries[i] = newSighting(uidSet(uidsOf(k.messages)), found)
+		queries[i] = c.newSighting(uidSet(uidsOf(k.messages)), found)
 	}
 	again := c.reselection()
 	err := c.askAll(ctx, append([]*query{again.query}, queries...)...)

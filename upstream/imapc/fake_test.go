@@ -59,7 +59,8 @@ type fake struct {
 type fakeMessage struct {
 	uid     uint32
 	raw     string
-	size    int // stated; 0: the true one
+	id      string // EMAILID, where that is asked for; empty: none
+	size    int    // stated; 0: the true one
 	deleted bool
 	seen    bool
 }
@@ -212,7 +213,7 @@ var allowed = []*regexp.Regexp{
 	regexp.MustCompile(`^SELECT "[^"]*"$`),
 	regexp.MustCompile(`^UID FETCH [0-9]+:\* \(UID RFC822\.SIZE( EMAILID| X-GM-MSGID)?\)$`),
 	regexp.MustCompile(`^UID SEARCH (RETURN \(ALL\) )?UID 1:[0-9]+$`),
-	regexp.MustCompile(`^UID FETCH [0-9:,]+ \(UID RFC822\.SIZE FLAGS\)$`),
+	regexp.MustCompile(`^UID FETCH [0-9:,]+ \(UID RFC822\.SIZE( EMAILID| X-GM-MSGID)? FLAGS\)$`),
 	regexp.MustCompile(`^UID FETCH [0-9,:]+ \(UID BODY\.PEEK\[(HEADER)?\](<[0-9]+\.[0-9]+>)?\)$`),
 	regexp.MustCompile(`^UID STORE [0-9:,]+ [+-]FLAGS\.SILENT \(\\Deleted\)$`),
 	regexp.MustCompile(`^UID STORE [0-9:,]+ \+FLAGS\.SILENT \(\\Seen\)$`),
@@ -436,11 +437,14 @@ func (c *fakeConn) fetch(args string) {
 		if name, data, ok := m.section(args); ok {
 			c.say("* %d FETCH (UID %d %s {%d}\r\n%s)", i+1, m.uid, name, len(data), data)
 		} else {
-			flags := ""
-			if strings.Contains(args, "FLAGS") && m.deleted {
-				flags = ` FLAGS (\Seen \Deleted)`
+			more := ""
+			if strings.Contains(args, "EMAILID") && m.id != "" {
+				more += " EMAILID (" + m.id + ")"
 			}
-			c.say("* %d FETCH (UID %d RFC822.SIZE %d%s)", i+1, m.uid, m.stated(), flags)
+			if strings.Contains(args, "FLAGS") && m.deleted {
+				more += ` FLAGS (\Seen \Deleted)`
+			}
+			c.say("* %d FETCH (UID %d RFC822.SIZE %d%s)", i+1, m.uid, m.stated(), more)
 		}
 	}
 	c.ok("done")

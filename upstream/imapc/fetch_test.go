@@ -95,11 +95,14 @@ func TestResumeRefusesAnotherMessage(t *testing.T) {
 		"UIDVALIDITY": func(f *fake) { f.uidValidity = "78" },
 		"gone":        func(f *fake) { f.take(3) },
 		"size":        func(f *fake) { f.change(3, func(m *fakeMessage) { m.size = 1 }) },
+		"identity":    func(f *fake) { f.change(3, func(m *fakeMessage) { m.id = "M33" }) },
 		"longer":      func(f *fake) { f.change(3, func(m *fakeMessage) { m.size = len(m.raw); m.raw += "more" }) },
 		"shorter":     func(f *fake) { f.change(3, func(m *fakeMessage) { m.size = len(m.raw); m.raw = m.raw[:500] }) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fake) {
+				f.caps += " OBJECTID"
+				f.change(3, func(m *fakeMessage) { m.id = "M3" })
 				d := f.list()
 				whole := f.messages[0].raw
 				broken := false

@@ -3,6 +3,7 @@ package imapc
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -122,6 +123,22 @@ func identityOf(kind byte, name, value []byte) []byte {
 	return value
 }
 
+// label names a kind in an identity; see upstream.Identified.
+func label(kind byte) string {
+	if kind == gmailID {
+		return gmailLabel
+	}
+	return objectIDLabel
+}
+
+// contradict tells whether two identities, of which either may be empty, are of
+// one kind and not the same.
+func contradict(a, b string) bool {
+	kindA, _, _ := strings.Cut(a, ":")
+	kindB, _, _ := strings.Cut(b, ":")
+	return a != "" && b != "" && kindA == kindB && a != b
+}
+
 // AppendName implements upstream.Identified.
 func (l *listing) AppendName(dst []byte, i int) []byte {
 	dst = strconv.AppendUint(dst, uint64(l.uidValidity), 10)
@@ -135,11 +152,7 @@ func (l *listing) AppendIdentity(dst []byte, i int) []byte {
 	if len(text) == 0 {
 		return dst
 	}
-	label := objectIDLabel
-	if l.identities.kind == gmailID {
-		label = gmailLabel
-	}
-	return append(append(dst, label...), text...)
+	return append(append(dst, label(l.identities.kind)...), text...)
 }
 
 // Received implements upstream.Identified: it is not asked, see listItems.

@@ -164,7 +164,7 @@ func parseNames(names string) (way string, todo []entry, err error) {
 			if err != nil || len(todo) > 0 && uint32(uid) <= todo[len(todo)-1].uid {
 				return "", nil, malformed
 			}
-			todo, sizes = append(todo, entry{uint32(uid), size, uidl}), sizes[1:]
+			todo, sizes = append(todo, entry{uid: uint32(uid), size: size, uidl: uidl}), sizes[1:]
 		}
 	}
 	if len(sizes) > 0 {

@@ -672,7 +672,7 @@ func TestTwoSessionsResumeOneIntent(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	todo := []entry{{3, 900, ""}, {5, 0, "17.4"}, {6, 1 << 40, "a:b"}, {4294967295, 7, ""}}
+	todo := []entry{{uid: 3, size: 900}, {uid: 5, uidl: "17.4"}, {uid: 6, size: 1 << 40, uidl: "a:b"}, {uid: 4294967295, size: 7}}
 	text := formatNames(byExpunge, todo)
 	if want := "expunge 3,5:6,4294967295 900 0:17.4 1099511627776:a:b 7"; text != want {
 		t.Errorf("%q, want %q", text, want)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"postern/upstream"
 )
@@ -75,14 +76,15 @@ func (l *listing) AppendUIDL(dst []byte, i int) []byte {
 
 // A sighting is what the server shows of a message.
 type sighting struct {
-	size    int64
-	flagged bool // \Deleted
+	size     int64
+	identity string // with its kind; empty if it has none
+	flagged  bool   // \Deleted
 }
 
 // sight asks which messages of a set are there, and what they are.
 func (c *conn) sight(ctx context.Context, set string) (map[uint32]sighting, error) {
 	found := make(map[uint32]sighting)
-	q := newSighting(set, found)
+	q := c.newSighting(set, found)
 	if err := c.askAll(ctx, q); err != nil {
 		return nil, c.lost("look at messages", err)
 	}
@@ -93,10 +95,15 @@ func (c *conn) sight(ctx context.Context, set string) (map[uint32]sighting, erro
 }
 
 // newSighting makes the command that asks for that.
-func newSighting(set string, found map[uint32]sighting) *query {
-	return newQuery("UID FETCH "+set+" (UID RFC822.SIZE FLAGS)", func(line []byte) error {
+func (c *conn) newSighting(set string, found map[uint32]sighting) *query {
+	kind := c.identityKind()
+	items := strings.TrimSuffix(listItems(kind), ")") + " FLAGS)"
+	return newQuery("UID FETCH "+set+" "+items, func(line []byte) error {
 		var s sighting
 		uid, size, err := parseItems(line, func(name, value []byte) {
+			if id := identityOf(kind, name, value); len(id) > 0 {
+				s.identity = label(kind) + string(id)
+			}
 			s.flagged = s.flagged || isFlagged(name, value)
 		})
 		if s.size = size; uid != 0 && size >= 0 {

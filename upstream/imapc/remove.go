@@ -41,7 +41,7 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 		if err := d.Removable(i); err != nil {
 			r.fail(err)
 		} else {
-			r.todo = append(r.todo, entry{d.listing.uid(i), d.listing.Size(i), d.shownUIDL(i)})
+			r.todo = append(r.todo, d.entry(i))
 		}
 	}
 	slices.SortFunc(r.todo, func(a, b entry) int { return cmp.Compare(a.uid, b.uid) })
@@ -55,11 +55,21 @@ func (d *maildrop) Remove(ctx context.Context, messages []int) (removed int, err
 	return r.gone, r.err
 }
 
-// An entry is a message to be removed, as it was listed.
+// An entry is a message as it was listed.
 type entry struct {
-	uid  uint32
-	size int64
-	uidl string // that the client was shown, if it is not the one that u.o.UIDL makes
+	uid      uint32
+	size     int64
+	uidl     string // that the client was shown, if it is not the one that u.o.UIDL makes
+	identity string // with its kind; empty if it is not known
+}
+
+func (d *maildrop) entry(i int) entry {
+	return entry{d.listing.uid(i), d.listing.Size(i), d.shownUIDL(i), string(d.listing.AppendIdentity(nil, i))}
+}
+
+// is tells whether the server shows the message that was listed under its UID.
+func (e entry) is(now sighting) bool {
+	return now.size == e.size && !contradict(now.identity, e.identity)
 }
 
 func uidsOf(entries []entry) []uint32 {
@@ -233,18 +243,18 @@ func (r *removal) one(ctx context.Context, c *conn, w way, k *chunk) (err error)
 	return c.conclude(k, left, err)
 }
 
-// compare returns the UIDs of those messages that have the size that was
-// listed, and of those that were not shown. The rest are not what was listed: a
-// message of another size is another message, whatever its UID.
+// compare returns the UIDs of those messages that are what was listed, and of
+// those that were not shown. The rest are not what was listed: a message of
+// another size or identity is another message, whatever its UID.
 func (c *conn) compare(some []entry, found map[uint32]sighting) (uids, absent []uint32) {
 	for _, e := range some {
 		switch now, there := found[e.uid]; {
 		case !there:
 			absent = append(absent, e.uid)
-		case now.size == e.size:
+		case e.is(now):
 			uids = append(uids, e.uid)
 		default:
-			c.o.Log.Warn("another message under the same UID", "uid", e.uid, "listed", e.size, "found", now.size)
+			c.o.Log.Warn("another message under the same UID", "uid", e.uid, "listed", e.size, "found", now.size, "identity", printable([]byte(now.identity)))
 			if hook := c.o.Hooks.Mistaken; hook != nil {
 				hook()
 			}

@@ -124,6 +124,48 @@ func TestRemoveLeavesAnotherMessageUnderTheSameUID(t *testing.T) {
 	})
 }
 
+// U32, where the other message has the same size, and the server tells messages
+// apart. One without an identity is told by its size alone.
+func TestFaultU32AnotherMessageOfTheSameSize(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		mistaken := 0
+		f.options.Hooks.Mistaken = func() { mistaken++ }
+		f.caps += " OBJECTID"
+		for uid, id := range map[uint32]string{3: "M3", 5: "M5", 6: "", 9: "M9"} {
+			f.change(uid, func(m *fakeMessage) { m.id = id })
+		}
+		d := f.list()
+		f.change(5, func(m *fakeMessage) { m.id = "M55" })
+		f.change(6, func(m *fakeMessage) { m.id = "M6" })
+		f.change(9, func(m *fakeMessage) { m.id = "" })
+		wantRemoved(t, f, d, []int{0, 1, 2, 3}, 3, upstream.ErrRejected, 5)
+		if slices.Contains(f.flagged, 5) || mistaken != 1 {
+			t.Errorf("flagged UIDs %v, told of %d mistaken messages, want not 5, and one", f.flagged, mistaken)
+		}
+	})
+}
+
+// An identity of one kind says nothing of one of another, as when a server is
+// upgraded in mid-session.
+func TestIdentitiesOfTwoKinds(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		f.caps += " OBJECTID"
+		f.change(3, func(m *fakeMessage) { m.id = "M3" })
+		d := f.list()
+		f.caps = "IMAP4rev1 UIDPLUS X-GM-EXT-1"
+		f.fault = onNth(1, "UID FETCH 3 ", func(c *fakeConn, _ string) bool {
+			c.say("* 1 FETCH (X-GM-MSGID 77 UID 3 RFC822.SIZE %d)", f.messages[0].stated())
+			c.ok("done")
+			return true
+		})
+		d.c.g.Close()
+		wantRemoved(t, f, d, []int{0}, 1, nil, 5, 6, 9)
+		if got := f.sent("UID FETCH 3 (UID RFC822.SIZE X-GM-MSGID FLAGS)"); len(got) != 1 {
+			t.Errorf("sent %q, want one look", f.sent("UID FETCH 3 "))
+		}
+	})
+}
+
 // An OK to FETCH without data, as some servers give it for messages that they
 // cannot convert, does not make a message gone.
 func TestMessageThatIsNotShownIsNotTakenForGone(t *testing.T) {
