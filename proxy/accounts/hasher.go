@@ -13,6 +13,7 @@ import (
 	"github.com/alexedwards/argon2id"
 	"golang.org/x/sync/semaphore"
 
+	"postern/proxy/auth"
 	"postern/upstream"
 )
 
@@ -84,7 +85,7 @@ func (h *hasher) enter(ctx context.Context) (leave func(), err error) {
 	select {
 	case h.inside <- struct{}{}:
 	default:
-		return nil, fmt.Errorf("%w: too many passwords are being checked", upstream.ErrUnavailable)
+		return nil, auth.ErrUnchecked
 	}
 	if err := h.turns.Acquire(ctx, 1); err != nil {
 		<-h.inside

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,46 @@ func TestAccountsComeBeforeRoutes(t *testing.T) {
 		}
 		up.wantAsked(t, "bob his own")
 	})
+}
+
+// While too many hashes are under way, a password that was good of late gets in and
+// another is not looked at. That must not be the time to guess.
+func TestGuessesInAFloodOfHashesWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ann := residents{"ann": {Name: "ann", Upstream: "one", Opener: upstreamtest.NewMemory("ann", "there"), Login: "ann", Password: upstream.NewSecret("there")}}
+		g := New(Options{Locker: state.Off(), Accounts: flooded{ann}})
+		for i, want := range []time.Duration{refusalTime, firstDelay + refusalTime, 2*firstDelay + refusalTime} {
+			took, err := try(t, g, with("ann", "guess "+strconv.Itoa(i)))
+			if !errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, upstream.ErrAuth) || took != want {
+				t.Errorf("guess %d: got error %v after %v, want %v after %v", i+1, err, took, upstream.ErrUnavailable, want)
+			}
+		}
+		away := from("198.51.100.1")
+		for range 2 {
+			if took, err := try(t, g, at(away, with("ann", "here-ann"))); err != nil || took != 0 {
+				t.Errorf("the owner: got error %v after %v, want none", err, took)
+			}
+		}
+		// The password was changed by who has it, and is as good as any other until
+		// there is time to look at it.
+		delete(ann, "ann")
+		for range 2 {
+			took, err := try(t, g, at(away, with("ann", "here-ann")))
+			if !errors.Is(err, upstream.ErrUnavailable) || took != 0 {
+				t.Errorf("the owner: got error %v after %v, want %v at once", err, took, upstream.ErrUnavailable)
+			}
+		}
+	})
+}
+
+// flooded are accounts that have no time to look at a password but a known one.
+type flooded struct{ residents }
+
+func (f flooded) Check(ctx context.Context, c pop3.Credentials) (Account, error) {
+	if a, err := f.residents.Check(ctx, c); err == nil {
+		return a, nil
+	}
+	return Account{}, ErrUnchecked
 }
 
 // A password that is good at home only is like any other elsewhere, whatever is

@@ -145,11 +145,17 @@ func (g *Gate) await(ctx context.Context, a attempt) error {
 // refused remembers credentials that were not good, and makes the answer to
 // those that began to be looked at then as late as any other. It returns err.
 func (g *Gate) refused(ctx context.Context, a attempt, began time.Time, err error) error {
-	if errors.Is(err, upstream.ErrAuth) {
+	switch {
+	case errors.Is(err, upstream.ErrAuth):
 		g.proofs.forget(a.guess)
-		g.throttle.failed(a.remote.Addr(), Fold(a.user), a.guess)
-		sleep(ctx, refusalTime-time.Since(began))
+	case errors.Is(err, ErrUnchecked) && !a.proven:
+		// Somebody who has kept all checks busy may guess no faster than others: a
+		// password that needs none would show at once.
+	default:
+		return err
 	}
+	g.throttle.failed(a.remote.Addr(), Fold(a.user), a.guess)
+	sleep(ctx, refusalTime-time.Since(began))
 	return err
 }
 

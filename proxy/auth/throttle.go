@@ -18,7 +18,8 @@ import (
 // A password that was the last wrong one of this account from there counts no
 // further: what goes on with it is a device, not somebody who guesses.
 //
-// Only refused credentials count. An upstream that is down refuses nobody.
+// Only refused credentials count, and those that there was no time to check. An
+// upstream that is down refuses nobody.
 type throttle struct {
 	seed maphash.Seed
 

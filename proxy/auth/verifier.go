@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"postern/proxy/pop3"
@@ -16,15 +17,21 @@ type Accounts interface {
 	// Check returns the account whose name the client has and one of whose
 	// passwords it knows. ErrUnknown says that nobody has the name,
 	// upstream.ErrAuth that the password is wrong, or not good from there, or
-	// the account may not log in.
+	// the account may not log in, and ErrUnchecked that it was not looked at.
 	Check(ctx context.Context, c pop3.Credentials) (Account, error)
 
 	// Waste takes the time that Check takes to refuse a password.
 	Waste(ctx context.Context) error
 }
 
-// ErrUnknown: no account has this name.
-var ErrUnknown = errors.New("no such account")
+var (
+	// ErrUnknown: no account has this name.
+	ErrUnknown = errors.New("no such account")
+
+	// ErrUnchecked is an upstream.ErrUnavailable: too many passwords are being
+	// checked for this one to be, which is not one that is known to be good.
+	ErrUnchecked = fmt.Errorf("%w: too many passwords are being checked", upstream.ErrUnavailable)
+)
 
 // Verifiers tell what checks clients that prove who they are without sending a
 // password. A name that nobody has is no error: it has no keys and no texts.
