@@ -3,8 +3,10 @@ package imapc
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -127,9 +129,7 @@ func (c *conn) prove(ctx context.Context, account upstream.Account) error {
 		var refusal *imap.Error
 		if errors.As(err, &refusal) {
 			s := statusOf(refusal)
-			if password := account.Password.Reveal(); password != "" {
-				s.text = strings.ReplaceAll(s.text, password, "***") // some servers repeat the command
-			}
+			s.text = unsaid(s.text, account.Password.Reveal())
 			if c.presumed != "" && !c.stillOffers() {
 				return fmt.Errorf("%s: %w: the server takes logins in another way now: %w", doing, s, upstream.ErrUnavailable)
 			}
@@ -142,6 +142,25 @@ func (c *conn) prove(ctx context.Context, account upstream.Account) error {
 	}
 	return c.relearn(doing)
 }
+
+// unsaid is a server's text without a secret that was sent: some repeat the
+// command, which has it as it is, quoted, or in base64 together with the name.
+func unsaid(text, secret string) string {
+	if secret == "" {
+		return text
+	}
+	quoted := quote(secret)
+	text = strings.NewReplacer(quoted, "***", quoted[1:len(quoted)-1], "***", secret, "***").Replace(text)
+	return base64Words.ReplaceAllStringFunc(text, func(word string) string {
+		said, _ := base64.RawStdEncoding.DecodeString(strings.TrimRight(word, "=")) // as far as it is some
+		if strings.Contains(string(said), secret) {
+			return "***"
+		}
+		return word
+	})
+}
+
+var base64Words = regexp.MustCompile(`[A-Za-z0-9+/]{4,}=*`)
 
 // authenticate sends the credentials: a token by a mechanism for tokens, a
 // password by LOGIN, or by AUTHENTICATE PLAIN where LOGIN is disabled or cannot

@@ -170,6 +170,37 @@ func TestHowCredentialsAreSent(t *testing.T) {
 	}
 }
 
+// What a server repeats of the command is not told with the credentials in it.
+func TestRepeatedCredentials(t *testing.T) {
+	secret := upstream.NewSecret(`a"secret\of-ann`)
+	token := upstream.NewSecret("token-of-ann")
+	for caps, a := range map[string]upstream.Account{
+		"IMAP4rev1": {User: "ann", Password: secret},
+		"IMAP4rev1 LOGINDISABLED AUTH=PLAIN SASL-IR": {User: "ann", Password: secret},
+		"IMAP4rev1 AUTH=XOAUTH2 SASL-IR":             {User: "ann", Tokens: upstream.GivenToken{Secret: token}},
+		"IMAP4rev1 AUTH=OAUTHBEARER SASL-IR":         {User: "ann", Tokens: upstream.GivenToken{Secret: token}},
+	} {
+		bubble(t, func(t *testing.T, f *fake) {
+			f.caps = caps
+			said := ""
+			f.fault = func(conn *fakeConn, command string) bool {
+				if !strings.HasPrefix(command, "LOGIN") && !strings.HasPrefix(command, "AUTH") {
+					return false
+				}
+				said = command
+				conn.say("%s BAD unknown: %s", conn.tag, command)
+				return true
+			}
+			_, err := f.upstream().Open(t.Context(), a)
+			words := strings.Fields(said)
+			last := strings.Trim(words[len(words)-1], `"`)
+			if err == nil || strings.Contains(err.Error(), last) || strings.Contains(err.Error(), "of-ann") || !strings.Contains(err.Error(), "unknown: "+words[0]) {
+				t.Errorf("%s: got %v, want what the server says without %q", caps, err, last)
+			}
+		})
+	}
+}
+
 // Capabilities differ before and after login (Microsoft 365), whether the
 // server tells them or has to be asked.
 func TestCapabilitiesAreThoseAfterLogin(t *testing.T) {
