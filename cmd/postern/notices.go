@@ -5,12 +5,14 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"strconv"
 	"time"
 
 	"postern/proxy/consent"
 	"postern/proxy/ledger"
 	"postern/proxy/notice"
+	"postern/proxy/state"
 	"postern/upstream"
 )
 
@@ -54,7 +56,11 @@ func (n noticing) invitation(lost time.Time) upstream.Secret {
 }
 
 func (n noticing) Told(ctx context.Context, _ upstream.Account, _ notice.Lost) error {
-	return n.store.NoticeDelivered(ctx, n.account)
+	err := n.store.NoticeDelivered(ctx, n.account)
+	if errors.Is(err, state.ErrNotFound) {
+		return nil // consent came back while the client was reading
+	}
+	return err
 }
 
 func (n noticing) Remembered(ctx context.Context, a upstream.Account) (upstream.Listing, error) {

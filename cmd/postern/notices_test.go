@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"postern/cmd/internal/config"
+	"postern/proxy/notice"
 	"postern/proxy/state"
 	"postern/proxy/vault"
 	"postern/upstream"
@@ -91,5 +92,27 @@ upstreams:
 		if i, err := store.Invitation(t.Context(), tokenHash(invitation)); err != nil || i.Account != "hall" {
 			t.Errorf("%s: %+v, %v; want one for hall", l, i, err)
 		}
+	}
+}
+
+// A notice that its client has read is of no account any more once there is
+// consent: removing it is no failure.
+func TestNoticeReadAfterConsent(t *testing.T) {
+	store, err := state.Open(t.Context(), state.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	d, err := newDesk(&config.Config{}, store, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := noticing{d, "hall", "own"}
+	if err := n.Told(t.Context(), upstream.Account{}, notice.Lost{}); err != nil {
+		t.Errorf("got error %v, want none", err)
+	}
+	store.Close()
+	if err := n.Told(t.Context(), upstream.Account{}, notice.Lost{}); err == nil {
+		t.Error("without a state: got no error, want one")
 	}
 }
