@@ -130,10 +130,7 @@ routes: [{user: "*", upstream: office, login: account}]
 				c.say("AUTH "+secret, "-ERR")
 				c.say("AUTH PLAIN "+plain(user, secret)+"x", "-ERR")
 				c.say("AUTH PLAIN "+plain(user, secret), "+OK")
-				c.say("RETR 1", "+OK")
-				if _, err := c.ReadDotLines(); err != nil {
-					t.Fatal(err)
-				}
+				c.retrieve(1)
 				c.say("QUIT", "+OK")
 			}
 			stranger := dialPOP(t, at[0], nil)

@@ -127,17 +127,6 @@ func (s *tokenService) pollUntil(t *testing.T, password, want string) popClient 
 	return popClient{}
 }
 
-// lines returns the lines of a command's answer.
-func (c popClient) lines(command string) []string {
-	c.t.Helper()
-	c.say(command, "+OK")
-	all, err := c.ReadDotLines()
-	if err != nil {
-		c.t.Fatalf("%s: %v", command, err)
-	}
-	return all
-}
-
 // consentInBrowser follows a link in Chromium, on a small screen and without
 // scripts, and returns the password that the last page shows.
 func (s *tokenService) consentInBrowser(t *testing.T, link string) (password string) {

@@ -201,21 +201,6 @@ func (b *faultBench) refused(want string) {
 	b.logIn(want)
 }
 
-// mark marks messages.
-func (c popClient) mark(numbers ...int) {
-	c.t.Helper()
-	for _, n := range numbers {
-		c.say(fmt.Sprint("DELE ", n), "+OK")
-	}
-}
-
-// leave says QUIT, which must be answered like that and be the end.
-func (c popClient) leave(want string) {
-	c.t.Helper()
-	c.say("QUIT", want)
-	c.expectEnd()
-}
-
 // gets retrieves a message, and wants it to be that one.
 func (c popClient) gets(number, id int) {
 	c.t.Helper()

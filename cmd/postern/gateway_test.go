@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/textproto"
 	"os"
 	"path/filepath"
 	"strings"
@@ -127,60 +126,6 @@ func (s *memorySession) Expunge(w *imapserver.ExpungeWriter, uids *imap.UIDSet) 
 	s.server.mu.Unlock()
 	wait()
 	return s.SessionIMAP4rev2.Expunge(w, uids)
-}
-
-// A popClient is a POP3 client that does as it is told.
-type popClient struct {
-	t *testing.T
-	*textproto.Conn
-}
-
-// dialPOP connects and reads the greeting.
-func dialPOP(t *testing.T, address string, config *tls.Config) popClient {
-	t.Helper()
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.SetDeadline(time.Now().Add(time.Minute))
-	if config != nil {
-		conn = tls.Client(conn, config)
-	}
-	c := popClient{t, textproto.NewConn(conn)}
-	t.Cleanup(func() { c.Close() })
-	c.expect("+OK")
-	return c
-}
-
-// say sends a command and wants an answer that begins like that.
-func (c popClient) say(command, want string) {
-	c.t.Helper()
-	if err := c.PrintfLine("%s", command); err != nil {
-		c.t.Fatalf("%s: %v", command, err)
-	}
-	c.expect(want)
-}
-
-func (c popClient) expect(want string) {
-	c.t.Helper()
-	if got, err := c.ReadLine(); err != nil || !strings.HasPrefix(got, want) {
-		c.t.Fatalf("answer %q, %v; want %q", got, err, want)
-	}
-}
-
-// login logs in with USER and PASS.
-func (c popClient) login(user, password, want string) {
-	c.t.Helper()
-	c.say("USER "+user, "+OK")
-	c.say("PASS "+password, want)
-}
-
-// expectEnd wants the connection to be closed.
-func (c popClient) expectEnd() {
-	c.t.Helper()
-	if line, err := c.ReadLine(); err != io.EOF {
-		c.t.Fatalf("%q, %v; want the connection closed", line, err)
-	}
 }
 
 // testCertificate returns the names of the files of a certificate and its key,
@@ -482,13 +427,7 @@ routes: [{user: "*", upstream: office}]
 			c.say("PASS "+secret, "-ERR") // out of turn
 			c.say(secret, "-ERR")         // as if it were a command
 			c.say("AUTH PLAIN "+plain("ann", secret), "+OK")
-			c.say("RETR 1", "+OK")
-			for line := ""; line != "."; {
-				var err error
-				if line, err = c.ReadLine(); err != nil {
-					t.Fatal(err)
-				}
-			}
+			c.retrieve(1)
 			c.say("DELE 1", "+OK")
 			c.say("QUIT", "+OK")
 			_, metrics := get(t, "http://"+at[1]+"/metrics")

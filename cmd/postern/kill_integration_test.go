@@ -311,13 +311,13 @@ func (k *killTest) login() (c popClient, numbers map[int]int) {
 	c.login(k.user, password, "+OK")
 	numbers = map[int]int{}
 	ids := map[string]int{}
-	for _, line := range k.list(c, "LIST") {
+	for _, line := range c.lines("LIST") {
 		var number, size int
 		fmt.Sscan(line, &number, &size)
 		ids[fmt.Sprint(number)] = oracle.IDOf(size)
 		numbers[oracle.IDOf(size)] = number
 	}
-	for _, line := range k.list(c, "UIDL") {
+	for _, line := range c.lines("UIDL") {
 		number, uidl, _ := strings.Cut(line, " ")
 		if last, known := k.uidls[ids[number]]; known && last != uidl {
 			k.t.Errorf("message %d has the unique-id %s, was %s", ids[number], uidl, last)
@@ -325,16 +325,6 @@ func (k *killTest) login() (c popClient, numbers map[int]int) {
 		k.uidls[ids[number]] = uidl
 	}
 	return c, numbers
-}
-
-func (k *killTest) list(c popClient, command string) []string {
-	k.t.Helper()
-	c.say(command, "+OK")
-	lines, err := c.ReadDotLines()
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	return lines
 }
 
 // round marks messages, kills the gateway in the commit, and looks at what the

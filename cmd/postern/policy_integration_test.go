@@ -257,10 +257,7 @@ func TestRequireRetr(t *testing.T) {
 	t.Parallel()
 	eachKeeper(t, "require_retr: true", func(t *testing.T, k keeper, d *deployment) {
 		c := d.login("+OK")
-		c.say("TOP 1 1", "+OK")
-		if _, err := c.ReadDotBytes(); err != nil {
-			t.Fatal(err)
-		}
+		c.lines("TOP 1 1")
 		c.say("DELE 1", "-ERR [SYS/PERM]")
 		c.retrieve(1)
 		c.retrieve(2)
@@ -299,15 +296,6 @@ func TestRequireRetrAfterImport(t *testing.T) {
 		c.login(user, "secret", "+OK")
 		c.say("DELE 2", test.answer)
 		c.quit()
-	}
-}
-
-// retrieve reads a message.
-func (c popClient) retrieve(number int) {
-	c.t.Helper()
-	c.say(fmt.Sprint("RETR ", number), "+OK")
-	if _, err := c.ReadDotBytes(); err != nil {
-		c.t.Fatal(err)
 	}
 }
 

@@ -562,12 +562,7 @@ routes: [{user: "*", upstream: office, login: account}]
 // capable wants CAPA to tell of these ways to log in and no others.
 func (c popClient) capable(want ...string) {
 	c.t.Helper()
-	c.say("CAPA", "+OK")
-	lines, err := c.ReadDotLines()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	lines = slices.DeleteFunc(lines, func(l string) bool { return l != "USER" && !strings.HasPrefix(l, "SASL") })
+	lines := slices.DeleteFunc(c.lines("CAPA"), func(l string) bool { return l != "USER" && !strings.HasPrefix(l, "SASL") })
 	if !slices.Equal(lines, want) {
 		c.t.Errorf("capabilities: got %q, want %q", lines, want)
 	}

@@ -49,10 +49,9 @@ func TestRemovalsHaveTheUIDLsThatClientsKnow(t *testing.T) {
 			known := test.between(d, user)
 			s := dialPOP(t, d.pop, nil)
 			s.login(user, "secret", "+OK")
-			s.say("UIDL", "+OK")
-			lines, err := s.ReadDotLines()
-			if err != nil || len(lines) != 5 {
-				t.Fatalf("%q, %v; want 5 lines", lines, err)
+			lines := s.lines("UIDL")
+			if len(lines) != 5 {
+				t.Fatalf("%q, want 5 lines", lines)
 			}
 			_, shown, _ := strings.Cut(lines[1], " ")
 			if _, ok := known[shown]; !ok {

@@ -153,11 +153,7 @@ func (d *deployment) tryUIDLs(t *testing.T, uidls []string) int {
 	if strings.HasPrefix(answer, "-ERR [SYS/TEMP]") {
 		return loginFailed
 	}
-	c.say("UIDL", "+OK")
-	lines, err := c.ReadDotLines()
-	if err != nil {
-		t.Fatal(err)
-	}
+	lines := c.lines("UIDL")
 	for i := range lines {
 		_, lines[i], _ = strings.Cut(lines[i], " ")
 	}

@@ -19,13 +19,8 @@ func maildrop(t *testing.T, address, user, password string) map[string]string {
 	t.Helper()
 	c := dialPOP(t, address, nil)
 	c.login(user, password, "+OK")
-	c.say("UIDL", "+OK")
-	lines, err := c.ReadDotLines()
-	if err != nil {
-		t.Fatal(err)
-	}
 	all := map[string]string{}
-	for _, line := range lines {
+	for _, line := range c.lines("UIDL") {
 		number, uidl, _ := strings.Cut(line, " ")
 		c.say("RETR "+number, "+OK")
 		text, err := c.ReadDotBytes()
@@ -207,12 +202,7 @@ func (d *deployment) login(want string) popClient {
 func (d *deployment) uidls() (uidls []string) {
 	d.t.Helper()
 	c := d.login("+OK")
-	c.say("UIDL", "+OK")
-	lines, err := c.ReadDotLines()
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	for _, line := range lines {
+	for _, line := range c.lines("UIDL") {
 		_, uidl, _ := strings.Cut(line, " ")
 		uidls = append(uidls, uidl)
 	}
@@ -251,13 +241,6 @@ func downloadsAgain(t *testing.T, now, known map[string]string, again, fresh int
 	if gotAgain != again || gotFresh != fresh {
 		t.Errorf("the client downloads %d messages again and %d new ones, want %d and %d", gotAgain, gotFresh, again, fresh)
 	}
-}
-
-// quit ends the session, and returns when the gateway has.
-func (c popClient) quit() {
-	c.t.Helper()
-	c.say("QUIT", "+OK")
-	c.expectEnd()
 }
 
 func imapAt(address string) string {
@@ -546,11 +529,7 @@ func TestUnseenMessagesOfARenumberedMailbox(t *testing.T) {
 			list := func() []string {
 				c := dialPOP(t, d.pop, nil)
 				c.login(user, "secret", "+OK")
-				c.say("UIDL", "+OK")
-				lines, err := c.ReadDotLines()
-				if err != nil {
-					t.Fatal(err)
-				}
+				lines := c.lines("UIDL")
 				c.quit()
 				return lines
 			}
