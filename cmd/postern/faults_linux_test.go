@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,13 +19,12 @@ func TestFaultH5NothingCanBeWritten(t *testing.T) {
 	t.Parallel()
 	server := startIMAP(t, nil)
 	server.add(t, "ann", "a", 3)
-	p := exec.Command(os.Args[0], "serve", "--config", writeConfig(t, `
+	p := ourselves("serve", "--config", writeConfig(t, `
 listeners: [{address: "127.0.0.1:0"}]
 admin: {address: "127.0.0.1:0"}
 upstreams: {there: {protocol: imap, address: %q, tls: off}}
 routes: [{user: "*", upstream: there}]
 `, server.address))
-	p.Env = append(os.Environ(), asProgram+"=1")
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +35,7 @@ routes: [{user: "*", upstream: there}]
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Process.Kill(); p.Wait() })
-	at := addressesIn(t, log.Name())
+	at := awaitAddresses(t, log.Name())
 	metric := func(name string) (n int) {
 		t.Helper()
 		_, page := get(t, "http://"+at[1]+"/metrics")
@@ -89,8 +87,8 @@ func mayWrite(t *testing.T, pid int, octets uint64) {
 	}
 }
 
-// addressesIn waits until a log tells where postern listens.
-func addressesIn(t *testing.T, log string) (all []string) {
+// awaitAddresses waits until a log file tells where postern listens.
+func awaitAddresses(t *testing.T, log string) []string {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -100,10 +98,7 @@ func addressesIn(t *testing.T, log string) (all []string) {
 			t.Fatal(err)
 		}
 		if strings.Contains(string(text), "started") {
-			for _, m := range addressInLog.FindAllStringSubmatch(string(text), -1) {
-				all = append(all, m[1])
-			}
-			return all
+			return addressesIn(string(text))
 		}
 		select {
 		case <-tick.C:

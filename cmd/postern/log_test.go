@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,14 +20,13 @@ func TestFaultH14LogWithoutReader(t *testing.T) {
 	t.Parallel()
 	server := startIMAP(t, nil)
 	server.add(t, "ann", "a", 1)
-	p := exec.Command(os.Args[0], "serve", "--config", writeConfig(t, `
+	p := ourselves("serve", "--config", writeConfig(t, `
 listeners: [{address: "127.0.0.1:0"}]
 admin: {address: "127.0.0.1:0"}
 log: {level: debug}
 upstreams: {office: {protocol: imap, address: %q, tls: off}}
 routes: [{user: "*", upstream: office}]
 `, server.address))
-	p.Env = append(os.Environ(), asProgram+"=1")
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -45,9 +43,7 @@ routes: [{user: "*", upstream: office}]
 		if line, err = log.ReadString('\n'); err != nil {
 			t.Fatal(err)
 		}
-		if m := addressInLog.FindStringSubmatch(line); m != nil {
-			at = append(at, m[1])
-		}
+		at = append(at, addressesIn(line)...)
 	}
 
 	c := dialPOP(t, at[0], nil)
@@ -136,8 +132,8 @@ state: {path: /dev/null/nowhere}
 	}
 	defer r.Close()
 	fillPipe(t, w)
-	p := exec.Command(os.Args[0], "serve", "--config", path)
-	p.Env, p.Stderr = append(os.Environ(), asProgram+"=1"), w
+	p := ourselves("serve", "--config", path)
+	p.Stderr = w
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// ourselves is postern with these arguments, not started yet.
+func ourselves(args ...string) *exec.Cmd {
+	c := exec.Command(os.Args[0], args...)
+	c.Env = append(os.Environ(), asProgram+"=1")
+	return c
+}
+
 // A process is postern running by itself.
 type process struct {
 	*exec.Cmd
@@ -44,8 +51,8 @@ type process struct {
 // spawn starts postern. It is killed at the end of the test, if need be.
 func spawn(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{Cmd: exec.Command(os.Args[0], args...), lines: make(chan string, 10_000)}
-	p.Env = append(os.Environ(), asProgram+"=1", "TMPDIR="+t.TempDir())
+	p := &process{Cmd: ourselves(args...), lines: make(chan string, 10_000)}
+	p.Env = append(p.Env, "TMPDIR="+t.TempDir())
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -104,8 +111,12 @@ var addressInLog = regexp.MustCompile(`\baddress"?[=:]"?([0-9.:]+)`)
 func (p *process) addresses(t *testing.T) []string {
 	t.Helper()
 	p.await(t, "started")
-	var all []string
-	for _, m := range addressInLog.FindAllStringSubmatch(p.output(), -1) {
+	return addressesIn(p.output())
+}
+
+// addressesIn returns where postern listens by its log.
+func addressesIn(log string) (all []string) {
+	for _, m := range addressInLog.FindAllStringSubmatch(log, -1) {
 		all = append(all, m[1])
 	}
 	return all
