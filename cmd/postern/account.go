@@ -36,11 +36,14 @@ commands may run while the gateway does, which sees the change at the next login
 type office struct {
 	config *config.Config
 	store  state.Store
-	vault  *vault.Vault
+
+	// For their secrets: withVault has them.
+	vault *vault.Vault
 	*accounts.Registrar
 }
 
-// withOffice runs do with the accounts of the state.
+// withOffice runs do with the accounts of the state, but not their secrets: who has
+// to lock somebody out may have lost the key.
 func (p *program) withOffice(path string, do func(o office) error) error {
 	c, err := load(path)
 	if err != nil {
@@ -51,15 +54,20 @@ func (p *program) withOffice(path string, do func(o office) error) error {
 		return err
 	}
 	defer store.Close()
-	v, err := openVault(c.Vault, store)
-	if err != nil {
-		return err
-	}
-	registrar, err := accounts.NewRegistrar(p.drain, store, v)
-	if err != nil {
-		return err
-	}
-	return do(office{c, store, v, registrar})
+	return do(office{config: c, store: store})
+}
+
+// withVault runs do with the accounts of the state and their secrets.
+func (p *program) withVault(path string, do func(o office) error) error {
+	return p.withOffice(path, func(o office) (err error) {
+		if o.vault, err = openVault(o.config.Vault, o.store); err != nil {
+			return err
+		}
+		if o.Registrar, err = accounts.NewRegistrar(p.drain, o.store, o.vault); err != nil {
+			return err
+		}
+		return do(o)
+	})
 }
 
 // find reads an account, or says where else it may be.

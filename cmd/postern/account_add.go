@@ -64,7 +64,7 @@ func (a *adding) check() error {
 }
 
 func (p *program) accountAdd(a adding, user string) error {
-	return p.withOffice(a.config, func(o office) error {
+	return p.withVault(a.config, func(o office) error {
 		if _, ok := o.config.Account(user); ok {
 			return fmt.Errorf("the configuration has an account %s already", user)
 		}

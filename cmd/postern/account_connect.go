@@ -58,7 +58,7 @@ of that page is what to paste.`,
   postern account connect ann@example.org --refresh-token-file - <token`,
 		Args: func(c *cobra.Command, args []string) error { return errors.Join(oneUser(c, args), how.check()) },
 		RunE: p.beginFor(func(user string) error {
-			return p.withOffice(path, func(o office) error { return p.connectAccount(o, user, how) })
+			return p.withVault(path, func(o office) error { return p.connectAccount(o, user, how) })
 		}),
 	}
 	configFlag(c, &path)

@@ -33,7 +33,7 @@ func (p *program) inviteAccount(path, user string) error {
 			return errors.New("the configuration has no consent.public_url, under which browsers would reach the page. " +
 				"To ask for consent on this machine: postern account connect " + user)
 		}
-		d, err := newDesk(o.config, o.store, o.vault, nil)
+		d, err := newDesk(o.config, o.store, nil, nil)
 		if err != nil {
 			return err
 		}

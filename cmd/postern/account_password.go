@@ -66,7 +66,7 @@ func checkPasswordFlags(revoke string, atUpstream bool, c *cobra.Command) error 
 }
 
 func (p *program) accountPassword(path, user string, w passwordWish, asJSON bool) error {
-	return p.withOffice(path, func(o office) error {
+	return p.withVault(path, func(o office) error {
 		a, err := o.find(p.drain, user)
 		if err != nil {
 			return err
@@ -107,7 +107,7 @@ func (p *program) accountRevoke(path, user, label string) error {
 }
 
 func (p *program) accountCredential(path, user, file string) error {
-	return p.withOffice(path, func(o office) error {
+	return p.withVault(path, func(o office) error {
 		a, err := o.find(p.drain, user)
 		if err != nil {
 			return err

@@ -303,6 +303,29 @@ func TestFaultS7KeyMissingOrWrong(t *testing.T) {
 	c.say("QUIT", "+OK")
 }
 
+// What seals and opens nothing needs no key: somebody who has to lock a device out
+// may be where the key is not, or have lost it.
+func TestLockingOutNeedsNoKey(t *testing.T) {
+	t.Parallel()
+	config, key := vaultConfig(t, startIMAP(t, nil))
+	command(t, "vault", "new-key", "-c", config)
+	command(t, "account", "add", "hall", "-c", config, "--upstream-password-file", secretIn(t, "there"))
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "vault.key: no such file", "account", "password", "hall", "-c", config)
+	for _, args := range [][]string{
+		{"account", "disable", "hall"},
+		{"account", "enable", "hall"},
+		{"account", "password", "hall", "--revoke", "client"},
+		{"account", "remove", "hall", "--yes"},
+	} {
+		command(t, append(args, "-c", config)...)
+	}
+	command(t, "vault", "new-key", "-c", config)
+	command(t, "check", "-c", config) // nothing is left that the lost key has sealed
+}
+
 // S7: keys change while the gateway runs, and the old one can go in the end.
 func TestFaultS7Rekey(t *testing.T) {
 	t.Parallel()
