@@ -281,10 +281,17 @@ func (l *look) queries() (all []*query) {
 	return all
 }
 
+// isMixed tells whether the server has said OK to a search that it has not
+// answered. Then it is not known which answer is to which search.
+func (l *look) isMixed() bool {
+	return slices.ContainsFunc(l.of, func(s *sought) bool { return s.searching.err == nil && s.status.kind == "OK" && !s.answered })
+}
+
 // see ends the chunks of which the answers tell what is left. It returns those
-// that are to be looked for again: the server did not answer, or still has
-// messages that it did not refuse to remove.
+// that are to be looked for again: the answers do not tell, or the server still
+// has messages that it did not refuse to remove.
 func (l *look) see() (again []*chunk) {
+	mixed := l.isMixed()
 	for _, s := range l.of {
 		left := within(s.uids, l.there)
 		switch {
@@ -292,7 +299,7 @@ func (l *look) see() (again []*chunk) {
 			// Lost.
 		case s.status.kind != "OK":
 			s.fail(refused("search", s.status, upstream.ErrUnavailable))
-		case !s.answered || len(left) > 0 && s.refusal == nil:
+		case mixed || len(left) > 0 && s.refusal == nil:
 			again = append(again, s.chunk)
 		default:
 			s.chunk.finish(left)
@@ -301,8 +308,8 @@ func (l *look) see() (again []*chunk) {
 	return again
 }
 
-// lookAgain ends chunks by what is left now. One whose answer came amid that to
-// another is asked for alone.
+// lookAgain ends chunks by what is left now. Where the answers do not tell, each
+// is asked for alone.
 func (c *conn) lookAgain(ctx context.Context, chunks []*chunk) error {
 	if len(chunks) == 0 {
 		return nil
@@ -312,10 +319,11 @@ func (c *conn) lookAgain(ctx context.Context, chunks []*chunk) error {
 		return c.lost("search", err)
 	}
 	l.see()
+	mixed := l.isMixed()
 	for _, s := range l.of {
 		switch {
 		case s.over:
-		case s.answered:
+		case !mixed:
 			s.chunk.finish(within(s.uids, l.there))
 		default:
 			there, err := c.present(ctx, s.uids)

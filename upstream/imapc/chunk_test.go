@@ -286,7 +286,7 @@ func TestAnswersOutOfOrder(t *testing.T) {
 }
 
 // A server that looks too early, and then answers one search amid the answer to
-// another: what it says of the one is not known until that comes alone.
+// another: what it says of either is not known until that comes alone.
 func TestSearchesAnsweredTogether(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
 		all := f.crowd(2 * small)
@@ -314,8 +314,37 @@ func TestSearchesAnsweredTogether(t *testing.T) {
 			return true
 		}
 		wantRemoved(t, f, d, all, len(all), nil)
-		if got := len(f.sent("UID SEARCH")); got != 5 {
-			t.Errorf("%d searches, want 5", got)
+		if got := len(f.sent("UID SEARCH")); got != 6 {
+			t.Errorf("%d searches, want 6", got)
+		}
+	})
+}
+
+// A server that leaves out the answer to one search, and answers another amid
+// that: what it says is only about the other.
+func TestSearchAnsweredForAnother(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		all := f.crowd(2 * small)
+		d := f.list()
+		ignored := onCommand("UID EXPUNGE", func(c *fakeConn) bool { c.ok("not done"); return true })
+		first := ""
+		f.fault = func(c *fakeConn, command string) bool {
+			switch searches := len(f.sent("UID SEARCH")); {
+			case ignored(c, command):
+			case strings.HasPrefix(command, "UID SEARCH") && searches == 1:
+				first = c.tag
+			case strings.HasPrefix(command, "UID SEARCH") && searches == 2:
+				c.do(command)
+				c.tag = first
+				c.ok("done")
+			default:
+				return false
+			}
+			return true
+		}
+		n, err := d.Remove(t.Context(), all)
+		if n != small || !errors.Is(err, upstream.ErrUnavailable) || len(f.uids()) != small {
+			t.Errorf("removed %d, %v, %d left; want %d of each", n, err, len(f.uids()), small)
 		}
 	})
 }
