@@ -20,6 +20,7 @@ type binding struct {
 	sameOrigin bool // names come from where those in the book do
 	sameNames  bool // names mean what they meant at the last login
 	sameIDs    bool // identities do, although names do not
+	reissued   bool // messages have the names that they had, and other identities
 	moved      bool // most entries have no message under their name
 	renamed    bool // names have changed meaning since the last login
 
@@ -218,7 +219,7 @@ func (b *binding) isNamed(e *entry, i int) bool {
 // contradicts tells whether the upstream itself says that i is another message.
 func (b *binding) contradicts(e *entry, i int) bool {
 	identity := b.view.identity(i)
-	return e.identity != "" && identity != "" && kind(e.identity) == kind(identity) && e.identity != identity
+	return !b.reissued && e.identity != "" && identity != "" && kind(e.identity) == kind(identity) && e.identity != identity
 }
 
 func kind(identity string) string {

@@ -72,7 +72,7 @@ func (v view) segment(from, to int) made {
 		name, uidl, identity = v.appendName(name[:0], i), v.AppendUIDL(uidl[:0], i), v.appendIdentity(identity[:0], i)
 		e := entry{size: v.Size(i), received: v.received(i)}
 		c.add(&e, name, uidl, identity)
-		d.add(name, uidl, e.size, e.received)
+		d.add(name, uidl, identity, e.size, e.received)
 		m.Known = m.Known && len(identity) > 0
 		m.Dated = m.Dated && e.received != 0
 		m.newest = max(m.newest, e.received)

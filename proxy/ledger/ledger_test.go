@@ -660,6 +660,58 @@ func TestSizeOfANameChanges(t *testing.T) {
 	unique(t, after)
 }
 
+// A name and a size that the upstream gives to another message do not make it the
+// one that a client knows: mail that machines send is often of one size.
+func TestIdentityOfANameChanges(t *testing.T) {
+	for _, undated := range []bool{true, false} {
+		box, store := newLargeMailbox(20), newStore(t)
+		box.identity, box.undated = "objectid:", undated
+		for i := range box.messages {
+			box.messages[i].identity = fmt.Sprintf("objectid:E%d", i)
+		}
+		o := New(box, store, Options{})
+		first := drain(t, o, box)
+		box.messages[5].text, box.messages[5].identity = short(77), "objectid:E77"
+		after := shown(t, o, box)
+		unique(t, after)
+		sameUIDLs(t, first, after)
+		if after[short(77)] == first[short(5)] {
+			t.Errorf("undated %v: another message under the old name has its UIDL %s", undated, after[short(77)])
+		}
+	}
+}
+
+// An upstream that gives all its messages other identities, as a new release of
+// it may do, has the same messages still.
+func TestIdentitiesAreIssuedAnew(t *testing.T) {
+	for _, c := range []struct {
+		messages  int
+		delivered bool
+		most      int // headers that are read
+	}{{200, true, samples}, {200, false, 0}, {5, true, 5}} {
+		box, store := newMailbox(c.messages), newStore(t)
+		box.identity, box.undated = "objectid:", true
+		for i := range box.messages {
+			box.messages[i].identity = fmt.Sprintf("objectid:M%d", i)
+		}
+		o := New(box, store, Options{})
+		first := shown(t, o, box)
+		if c.delivered {
+			first = drain(t, o, box)
+		}
+		for i := range box.messages {
+			box.messages[i].identity = fmt.Sprintf("objectid:S%d", i)
+		}
+		box.tops = 0
+		for range 2 {
+			sameUIDLs(t, first, shown(t, o, box))
+		}
+		if box.tops > c.most {
+			t.Errorf("%+v: %d headers read", c, box.tops)
+		}
+	}
+}
+
 // Two sessions that find the same new mail at once issue the same UIDLs, and
 // neither loses what the other wrote.
 func TestTwoSessionsAtOnce(t *testing.T) {

@@ -19,8 +19,12 @@ func (b *binding) byNames() error {
 		}
 		b.sameNames = true
 	}
+	var err error
+	if b.reissued, err = b.areReissued(); err != nil {
+		return err
+	}
 	before := len(b.open)
-	err := b.pair(&b.left, named, b.view.name, judge)
+	err = b.pair(&b.left, named, b.view.name, judge)
 	b.byName += before - len(b.open)
 	return err
 }
@@ -86,6 +90,35 @@ func (b *binding) agree(of func(*entry) string, to func(int) string) (bool, erro
 		return false, nil
 	}
 	return b.sample(known, func(e *entry) int { return at[of(e)] })
+}
+
+// areReissued tells whether it is identities that changed, and not messages: all
+// that have another one under their name have the size and date that they had,
+// and there are many sizes among them, and a sample has the header.
+func (b *binding) areReissued() (bool, error) {
+	at := make(map[string]int, len(b.open))
+	for _, i := range b.open {
+		at[b.view.name(i)] = i
+	}
+	sizes := map[int64]bool{}
+	var known []*entry // with a header to compare
+	for _, e := range b.left {
+		i, ok := at[e.name]
+		if !ok || !b.contradicts(e, i) {
+			continue
+		}
+		if same, _ := b.isEqual(e, i); !same {
+			return false, nil
+		}
+		sizes[e.size] = true
+		if e.flags&hashed != 0 {
+			known = append(known, e)
+		}
+	}
+	if len(sizes) < fewKinds {
+		return false, nil
+	}
+	return b.sample(known, func(e *entry) int { return at[e.name] })
 }
 
 // sample tells whether some of the entries, evenly chosen, have the header of
@@ -180,8 +213,10 @@ func (b *binding) imports() error {
 func (b *binding) isSame(e *entry, i int) (bool, error) {
 	otherSize, otherDate := e.size != b.view.Size(i), b.isRedated(e, i)
 	switch {
-	case b.contradicts(e, i):
+	case b.contradicts(e, i) && (otherSize || otherDate || e.flags&hashed == 0):
 		return false, nil
+	case b.contradicts(e, i):
+		return b.hasHeader(e, i)
 	case !otherSize && !otherDate || b.isIdentical(e, i):
 		return true, nil
 	case e.flags&hashed != 0:

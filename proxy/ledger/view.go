@@ -55,10 +55,10 @@ func (v view) received(i int) int64 {
 // with this digest needs no further look.
 func (v view) digest(i, n int) []byte {
 	d := newDigester()
-	var name, uidl []byte
+	var name, uidl, identity []byte
 	for k := i; k < i+n; k++ {
-		name, uidl = v.appendName(name[:0], k), v.AppendUIDL(uidl[:0], k)
-		d.add(name, uidl, v.Size(k), v.received(k))
+		name, uidl, identity = v.appendName(name[:0], k), v.AppendUIDL(uidl[:0], k), v.appendIdentity(identity[:0], k)
+		d.add(name, uidl, identity, v.Size(k), v.received(k))
 	}
 	return d.sum()
 }
@@ -71,7 +71,15 @@ type digester struct {
 
 func newDigester() *digester { return &digester{hash: sha256.New()} }
 
-func (d *digester) add(name, uidl []byte, size, received int64) {
+// add adds what is said of a message. An identity stands with its name, unless
+// it is that: no name has a space.
+func (d *digester) add(name, uidl, identity []byte, size, received int64) {
+	if id, ok := bytes.CutPrefix(identity, []byte(objectID)); ok && bytes.Equal(id, name) {
+		identity = nil
+	}
+	if len(identity) > 0 {
+		name = append(append(name, ' '), identity...)
+	}
 	d.buffer = append(binary.AppendUvarint(d.buffer, uint64(len(name))), name...)
 	d.buffer = append(binary.AppendUvarint(d.buffer, uint64(len(uidl))), uidl...)
 	d.buffer = binary.AppendUvarint(d.buffer, uint64(size))
