@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"postern/proxy/state"
@@ -104,28 +103,10 @@ func (b *binding) bind() error {
 }
 
 // isRevalidated tells whether names have a validity, as those of IMAP have, and
-// another one than at the last login.
+// another one than when a message was listed last.
 func (b *binding) isRevalidated() bool {
-	if b.view.Len() == 0 || len(b.loaded) == 0 || len(b.kept) > 0 {
-		return false
-	}
-	now := validity(b.view.name(0))
-	for _, e := range b.loaded[0].entries {
-		if e.name != "" {
-			was := validity(e.name)
-			return was != "" && now != "" && was != now
-		}
-	}
-	return false
-}
-
-// validity is what a name stands under; see upstream.Identified.
-func validity(name string) string {
-	v, _, ok := strings.Cut(name, ".")
-	if !ok {
-		return ""
-	}
-	return v
+	now := b.view.validity()
+	return b.book.Validity != "" && now != "" && b.book.Validity != now
 }
 
 // listOpen notes the messages that walk did not bind.

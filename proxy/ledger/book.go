@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,8 @@ type head struct {
 	Origin string `json:"origin,omitempty"` // Options.Origin under which the names were given
 	Next   int64  `json:"next"`             // ID of the next segment
 	Newest int64  `json:"newest,omitempty"` // latest received date ever listed, Unix seconds
+
+	Validity string `json:"validity,omitempty"` // of the names, when a message was listed last
 
 	// Epoch counts how often names lost their meaning: until then the
 	// upstream itself sees to it that no UIDL is issued twice.
@@ -120,6 +123,9 @@ func (b *book) remove(refs ...reference) {
 		b.drop = append(b.drop, r.ID)
 	}
 }
+
+// noteValidity keeps the last one that is known.
+func (b *book) noteValidity(v view) { b.Validity = cmp.Or(v.validity(), b.Validity) }
 
 // save writes the change, if there is one.
 func (b *book) save(ctx context.Context) error {

@@ -29,6 +29,7 @@ func (b *binding) first() (l *listing, ok bool) {
 		b.book.Live = append(b.book.Live, m.reference)
 		b.book.Newest = max(b.book.Newest, m.newest)
 	}
+	b.book.noteValidity(b.view)
 	b.book.Origin, b.book.Accept = b.drop.opener.options.Origin, false
 	return &listing{Listing: b.view.Listing}, true
 }

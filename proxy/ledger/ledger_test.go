@@ -418,6 +418,44 @@ func TestRetiredUIDLsAreBounded(t *testing.T) {
 	}
 }
 
+// A mailbox that its client leaves empty each time may be renumbered while
+// nothing is in it that would show that.
+func TestEmptyMailboxIsRenumbered(t *testing.T) {
+	box, store := newMailbox(3), newStore(t)
+	o := New(box, store, Options{})
+	epoch := func() int {
+		b, err := openBook(t.Context(), store, "bob")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.Epoch
+	}
+	leave := func() {
+		s := login(t, o)
+		defer s.close()
+		for i := range s.Len() {
+			s.retrieve(i)
+			if _, err := s.Remove(t.Context(), []int{i}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	leave()
+	shown(t, o, box) // nothing
+	box.deliver(letter(50))
+	leave()
+	if got := epoch(); got != 0 {
+		t.Errorf("epoch %d while names mean what they meant, want 0", got)
+	}
+	shown(t, o, box)
+	box.renumber("18")
+	box.deliver(letter(51))
+	shown(t, o, box)
+	if got := epoch(); got != 1 {
+		t.Errorf("epoch %d after the names changed their meaning, want 1", got)
+	}
+}
+
 // An entry whose message is gone is kept in full for a while, then as a hash.
 func TestGoneEntriesExpire(t *testing.T) {
 	box, store := newMailbox(20), newStore(t)

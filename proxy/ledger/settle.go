@@ -80,6 +80,7 @@ func (b *binding) settle() (l *listing, derivable bool, err error) {
 	if err := b.settleGone(); err != nil {
 		return nil, false, err
 	}
+	b.book.noteValidity(b.view)
 	b.book.remove(b.book.Learned...)
 	b.book.Learned, b.book.LearnedFrom = nil, ""
 	b.book.Origin, b.book.Accept, b.book.Imported = b.drop.opener.options.Origin, false, false

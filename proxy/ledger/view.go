@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
+	"strings"
 
 	"postern/upstream"
 )
@@ -18,6 +19,19 @@ type view struct {
 func newView(l upstream.Listing) view {
 	id, _ := l.(upstream.Identified)
 	return view{l, id}
+}
+
+// validity is what the names stand under; see upstream.Identified. It is empty
+// where they stand alone, or there are none.
+func (v view) validity() string {
+	if v.Len() == 0 {
+		return ""
+	}
+	validity, _, ok := strings.Cut(v.name(0), ".")
+	if !ok {
+		return ""
+	}
+	return validity
 }
 
 // appendName: a listing that has no names has UIDLs, which are as lasting.
