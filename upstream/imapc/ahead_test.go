@@ -113,14 +113,7 @@ func TestWasteIsRemembered(t *testing.T) {
 		u := f.upstream()
 		session := func(messages int) int64 {
 			wasted.Store(0)
-			m, err := u.Open(t.Context(), f.account())
-			if err != nil {
-				t.Fatal(err)
-			}
-			d := m.(*maildrop)
-			if _, err := d.List(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			d := openAndList(t, u, f.account())
 			for i := range messages {
 				wantWhole(t, d, i, f.messages[i].raw)
 			}

@@ -220,17 +220,11 @@ func TestCompressedOnRealServers(t *testing.T) {
 			}
 			for _, compress := range []bool{false, true} {
 				var received atomic.Int64
-				d, err := New(Options{Address: s.address, TLS: TLSOff, Compress: compress, Dial: counting(&received)}).Open(t.Context(), s.account)
-				if err != nil {
-					t.Fatal(err)
-				}
+				d := openAndList(t, New(Options{Address: s.address, TLS: TLSOff, Compress: compress, Dial: counting(&received)}), s.account)
 				defer d.Close()
-				if _, err := d.List(t.Context()); err != nil {
-					t.Fatal(err)
-				}
 				octets := 0
 				for i := range want {
-					got, err := fetchAll(t, d.(*maildrop), i)
+					got, err := fetchAll(t, d, i)
 					if got != want[i] || err != nil {
 						t.Fatalf("message %d: %.40q, %v; want %.40q", i, got, err, want[i])
 					}

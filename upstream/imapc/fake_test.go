@@ -206,6 +206,19 @@ func (f *fake) list() *maildrop {
 	return d
 }
 
+// openAndList opens an account's maildrop and lists it, for the caller to close.
+func openAndList(t testing.TB, u *Upstream, a upstream.Account) *maildrop {
+	t.Helper()
+	d, err := u.Open(t.Context(), a)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	if _, err := d.List(t.Context()); err != nil {
+		t.Fatalf("list: %v", err)
+	}
+	return d.(*maildrop)
+}
+
 // The commands that may be sent. A number that is not a UID is in none of them.
 var allowed = []*regexp.Regexp{
 	regexp.MustCompile(`^(CAPABILITY|LOGOUT|STARTTLS|NOOP|IDLE|COMPRESS DEFLATE)$`),

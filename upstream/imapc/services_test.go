@@ -72,14 +72,8 @@ func serviceOf(t *testing.T, address string, mailbox interface {
 func (s *service) open(t *testing.T, policy upstream.Policy) upstream.Maildrop {
 	t.Helper()
 	u := New(Options{Address: s.address, TLS: TLSOff, Policy: policy, Journal: s.journal})
-	d, err := u.Open(t.Context(), s.account)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := openAndList(t, u, s.account)
 	t.Cleanup(func() { d.Close() })
-	if _, err := d.List(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	return d
 }
 

@@ -188,15 +188,9 @@ func TestFaultU11AccessTokenExpires(t *testing.T) {
 		f.caps = "IMAP4rev1 UIDPLUS SASL-IR AUTH=XOAUTH2"
 		f.takes(`{"status":"400"}`, "token-1.~+/=")
 		tokens := new(counter)
-		d, err := f.upstream().Open(t.Context(), upstream.Account{User: "bob", Tokens: tokens})
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := openAndList(t, f.upstream(), upstream.Account{User: "bob", Tokens: tokens})
 		f.opened = append(f.opened, d)
-		if _, err := d.List(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		wantWhole(t, d.(*maildrop), 0, f.messages[0].raw)
+		wantWhole(t, d, 0, f.messages[0].raw)
 		synctest.Wait()
 		f.takes(`{"status":"400"}`, "token-2.~+/=")
 		takes := f.fault
@@ -208,8 +202,8 @@ func TestFaultU11AccessTokenExpires(t *testing.T) {
 			return takes(c, command)
 		}
 		f.deliver(40)
-		wantWhole(t, d.(*maildrop), 3, f.messages[3].raw)
-		wantWhole(t, d.(*maildrop), 0, f.messages[0].raw)
+		wantWhole(t, d, 3, f.messages[3].raw)
+		wantWhole(t, d, 0, f.messages[0].raw)
 		if !slices.Equal(tokens.refused, []string{"token-1.~+/="}) || f.connections != 2 {
 			t.Errorf("refused %q on %d connections", tokens.refused, f.connections)
 		}
@@ -232,14 +226,7 @@ func TestWarmConnectionOutlivesToken(t *testing.T) {
 		u, tokens := f.upstream(), new(counter)
 		poll := func(tokens upstream.TokenSource) {
 			t.Helper()
-			d, err := u.Open(t.Context(), upstream.Account{User: "bob", Tokens: tokens})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := d.List(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			d.Close()
+			openAndList(t, u, upstream.Account{User: "bob", Tokens: tokens}).Close()
 			synctest.Wait()
 		}
 		poll(tokens)

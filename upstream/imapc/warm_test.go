@@ -254,14 +254,7 @@ func TestStableIsBounded(t *testing.T) {
 		f.options.Stable = NewStable(3)
 		u := f.upstream()
 		open := func(k int) {
-			d, err := u.Open(t.Context(), upstream.Account{User: fmt.Sprint("user", k), Password: upstream.NewSecret(password)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := d.List(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			d.Close()
+			openAndList(t, u, upstream.Account{User: fmt.Sprint("user", k), Password: upstream.NewSecret(password)}).Close()
 			synctest.Wait()
 			time.Sleep(2 * time.Second)
 		}
@@ -331,15 +324,9 @@ func TestDoubtfulConnectionIsNotUsed(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fake) {
 				f.options.Warm = time.Minute
 				u := f.upstream()
-				opened, err := u.Open(t.Context(), f.account())
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := opened.List(t.Context()); err != nil {
-					t.Fatal(err)
-				}
+				d := openAndList(t, u, f.account())
 				synctest.Wait()
-				if d := opened.(*maildrop); c.leave != nil {
+				if c.leave != nil {
 					c.leave(f, d)
 				} else {
 					d.Close()
