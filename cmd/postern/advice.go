@@ -49,6 +49,7 @@ var advisers = []adviser{
 	{as[x509.HostnameError], text("The server's certificate is for another name. Use that name in address, or set server_name to it.")},
 	{expired, text("The server's certificate has expired, or is not valid yet. It has to be renewed there; also look at this machine's clock.")},
 	{as[tls.RecordHeaderError], text("The server does not speak TLS on this port. IMAP has implicit TLS on port 993; on port 143 use tls: starttls.")},
+	{says("greeting +ok"), text("This is a POP3 server. postern needs the IMAP server of the same mailboxes, mostly on port 993, or 143 with tls: starttls.")},
 	{as[*net.DNSError], text("The name of the server could not be looked up. Is it spelt correctly?")},
 
 	// What a person answered.

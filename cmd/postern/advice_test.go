@@ -51,6 +51,7 @@ func TestAdvice(t *testing.T) {
 		{"consent that ended", plain, provider("invalid_grant: Token has been expired or revoked.", upstream.ErrConsent), "has to consent: postern account connect"},
 		{"the same at Google", gmail, provider("invalid_grant", upstream.ErrConsent), "after 7 days"},
 		{"a token endpoint that is down", gmail, fmt.Errorf("access token of %q: token endpoint: timeout: %w", "ann", upstream.ErrUnavailable), "token endpoint could not be reached"},
+		{"the old POP3 server", plain, fmt.Errorf("connect to pop.example.org:995: greeting +OK ready.: %w", upstream.ErrUnavailable), "postern needs the IMAP server"},
 		{"a server without tokens", plain, fmt.Errorf("the server offers neither AUTH=OAUTHBEARER nor AUTH=XOAUTH2: %w", upstream.ErrRejected), "takes no access tokens"},
 		{"IMAP off at Google", gmail, server("NO [ALERT] Your account is not enabled for IMAP use. (Failure)", upstream.ErrRejected), "IMAP is switched off"},
 		{"an app password is wanted", gmail, server("NO [ALERT] Application-specific password required: https://support.google.com (Failure)", upstream.ErrAuth), "wants an app password, made"},
