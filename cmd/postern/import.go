@@ -316,10 +316,26 @@ func (p *program) readServer(i importing, store state.Store, password upstream.S
 	}.Run(p.drain)
 	end()
 	sum.messages, sum.earlier, sum.skipped = r.Messages, r.Earlier, r.Skipped
+	err = explainOldServer(err)
 	if err != nil && sum.added > 0 {
 		err = fmt.Errorf("%w\nWhat was read is kept: run the command again to go on", err)
 	}
 	return *sum, err
+}
+
+// explainOldServer says what to do about an old server's TLS. Servers that are
+// to be retired have certificates of their own more often than others.
+func explainOldServer(err error) error {
+	if _, plain := errors.AsType[tls.RecordHeaderError](err); plain {
+		return fmt.Errorf("%w\nThe old server does not speak TLS on this port: with port 110 take --pop3-tls stls, or off", err)
+	}
+	if _, private := errors.AsType[x509.UnknownAuthorityError](err); private {
+		return fmt.Errorf("%w\nIf the old server's certificate is one of its own, or a private authority's, give it with --pop3-ca-file", err)
+	}
+	if _, other := errors.AsType[x509.HostnameError](err); other {
+		return fmt.Errorf("%w\nCall the old server by a name that is in its certificate", err)
+	}
+	return err
 }
 
 // mostSkips is how many messages are named that cannot be known again.
