@@ -14,12 +14,12 @@ import (
 // A lister is a listing on its way: of the whole mailbox, or of what has come
 // after the listing that was kept.
 type lister struct {
-	kept  *listing // nil if there is none that could be right
-	l     *listing // what comes
-	query *query
+	kept   *listing // nil if there is none that could be right
+	coming *listing // what the answer brings
+	query  *query
 
 	exists   int  // as the last EXISTS has it, less what was expunged since; -1: no EXISTS came
-	late     bool // that came after the last message, which may not be the last any more
+	late     bool // that EXISTS came after the last message of the answer: there may be another
 	expunged int  // messages that went away while the answer came
 	wrong    bool // kept is not what is there
 }
@@ -27,7 +27,7 @@ type lister struct {
 // newLister makes the command for a listing; kept may be nil.
 func (c *conn) newLister(kept *listing) *lister {
 	kind := c.identityKind()
-	l := &lister{l: &listing{uidl: c.o.UIDL, identities: identities{kind: kind}}, exists: -1}
+	l := &lister{coming: &listing{uidl: c.o.UIDL, identities: identities{kind: kind}}, exists: -1}
 	if kept != nil && kept.Len() > 0 && kept.identities.kind == kind {
 		l.kept = kept
 	}
@@ -61,7 +61,7 @@ func (l *lister) learn(line []byte, limit int) error {
 	l.late = false
 	var identity []byte
 	uid, size, err := parseItems(line, func(name, value []byte) {
-		if id := identityOf(l.l.identities.kind, name, value); id != nil {
+		if id := identityOf(l.coming.identities.kind, name, value); id != nil {
 			identity = id
 		}
 	})
@@ -73,14 +73,14 @@ func (l *lister) learn(line []byte, limit int) error {
 		l.wrong = l.wrong || uid == l.last() && size != l.kept.Size(l.kept.Len()-1)
 		return nil
 	}
-	if len(l.l.entries) == limit {
+	if len(l.coming.entries) == limit {
 		return errTooLong
 	}
-	if len(l.l.entries) == 0 && l.kept == nil {
-		l.l.entries = make([]uint64, 0, 1024)
+	if len(l.coming.entries) == 0 && l.kept == nil {
+		l.coming.entries = make([]uint64, 0, 1024)
 	}
-	l.l.add(uid, size)
-	l.l.identities.add(identity)
+	l.coming.add(uid, size)
+	l.coming.identities.add(identity)
 	return nil
 }
 
@@ -121,7 +121,7 @@ func (c *conn) list(ctx context.Context) (*listing, error) {
 	switch {
 	case err != nil:
 		return nil, c.lost("list", err)
-	case c.box.messages == 0 && l.exists <= 0 && len(l.l.entries) == 0:
+	case c.box.messages == 0 && l.exists <= 0 && len(l.coming.entries) == 0:
 		return c.empty(), nil // whatever the server thinks of "1:*"
 	case l.kept != nil:
 		return c.completeKept(ctx, l, s)
@@ -137,14 +137,14 @@ func (c *conn) empty() *listing {
 
 // whole is the listing of a mailbox of which nothing was known.
 func (c *conn) whole(l *lister) (*listing, error) {
-	if expected := c.box.messages - l.expunged; len(l.l.entries) < expected {
-		return nil, fmt.Errorf("list: %d of %d messages: %w: %w", len(l.l.entries), expected, errProtocol, upstream.ErrUnavailable)
+	if expected := c.box.messages - l.expunged; len(l.coming.entries) < expected {
+		return nil, fmt.Errorf("list: %d of %d messages: %w: %w", len(l.coming.entries), expected, errProtocol, upstream.ErrUnavailable)
 	}
-	l.l.uidValidity, l.l.unsaved = c.box.uidValidity, true
-	if err := l.l.sort(); err != nil {
+	l.coming.uidValidity, l.coming.unsaved = c.box.uidValidity, true
+	if err := l.coming.sort(); err != nil {
 		return nil, fmt.Errorf("list: %w: %w", err, upstream.ErrUnavailable)
 	}
-	return l.l, nil
+	return l.coming, nil
 }
 
 // completeKept makes a listing of the one that was kept and of what has come
@@ -155,7 +155,7 @@ func (c *conn) whole(l *lister) (*listing, error) {
 // Otherwise the server is asked which are left, and where that does not come
 // out even either, for everything.
 func (c *conn) completeKept(ctx context.Context, l *lister, s status) (*listing, error) {
-	if l.wrong || s.kind != "OK" || l.kept.uidValidity != c.box.uidValidity || c.box.notSticky || l.l.sort() != nil {
+	if l.wrong || s.kind != "OK" || l.kept.uidValidity != c.box.uidValidity || c.box.notSticky || l.coming.sort() != nil {
 		return c.list(ctx)
 	}
 	total := c.box.messages - l.expunged
@@ -165,18 +165,18 @@ func (c *conn) completeKept(ctx context.Context, l *lister, s status) (*listing,
 	kept := l.kept
 	kept.uidl = c.o.UIDL
 	kept.reused = true
-	if l.late || kept.Len()+l.l.Len() != total {
+	if l.late || kept.Len()+l.coming.Len() != total {
 		left, err := c.left(ctx, kept)
 		if err != nil {
 			return nil, err
 		}
-		if left == nil || left.Len()+l.l.Len() != total {
+		if left == nil || left.Len()+l.coming.Len() != total {
 			return c.list(ctx)
 		}
 		kept = left
 	}
-	for i := range l.l.Len() {
-		kept.copy(l.l, i)
+	for i := range l.coming.Len() {
+		kept.copy(l.coming, i)
 	}
 	return kept, nil
 }
