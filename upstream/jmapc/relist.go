@@ -93,8 +93,8 @@ func (d *maildrop) readChanges(got answers, at int, k *kept) (*changes, error) {
 	for _, id := range list.Destroyed {
 		c.now[string(id)] = nil
 	}
-	for n, ids := range [][]jmap.ID{list.Created, list.Updated} {
-		shown, err := answer[emails](got, at+1+n)
+	for k, ids := range [][]jmap.ID{list.Created, list.Updated} {
+		shown, err := answer[emails](got, at+1+k)
 		if err != nil {
 			return nil, err
 		}
@@ -161,14 +161,14 @@ func (d *maildrop) merge(k *kept, c *changes) error {
 			return doubt("a message came in between older ones")
 		}
 	}
-	if err := d.append(c.newest, newest, k.newest()); err != nil {
+	if err := d.addNewest(c.newest, newest, k.newest()); err != nil {
 		return err
 	}
 	return d.checkMerged(k)
 }
 
-// append adds those of the newest messages that are not in the listing yet.
-func (d *maildrop) append(p *page, isNew map[string]bool, from time.Time) error {
+// addNewest adds those of the newest messages that are not in the listing yet.
+func (d *maildrop) addNewest(p *page, isNew map[string]bool, from time.Time) error {
 	find := finder(p.emails)
 	began := false
 	for n, id := range p.ids.IDs {
