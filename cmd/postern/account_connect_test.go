@@ -79,11 +79,15 @@ func TestConsentReplacesADamagedGrant(t *testing.T) {
 	}
 	g := grants{&config.Config{}, v, store}
 	name := grantOf(g.config, "ann")
-	err = store.SaveSecret(t.Context(), 0, state.Sealed{Name: name, Version: 1, Key: ring.IDs()[0], Data: []byte("torn")})
-	if err == nil {
-		err = g.replace(t.Context(), "ann", oauth.Grant{RefreshToken: upstream.NewSecret("new")})
+	if err := store.SaveSecret(t.Context(), 0, state.Sealed{Name: name, Version: 1, Key: ring.IDs()[0], Data: []byte("torn")}); err != nil {
+		t.Fatal(err)
 	}
-	if err != nil {
+	app := &oauth.Application{Name: "own", Endpoints: oauth.Endpoints{TokenURL: "https://127.0.0.1:1/t"}}
+	_, err = oauth.NewKeeper(oauth.Options{Store: g}).Source("ann", "ann", app).Token(t.Context(), upstream.Secret{})
+	if upstream.Kind(err) != "rejected" {
+		t.Errorf("a token: %v, want it rejected: somebody has to do something", err)
+	}
+	if err := g.replace(t.Context(), "ann", oauth.Grant{RefreshToken: upstream.NewSecret("new")}); err != nil {
 		t.Fatal(err)
 	}
 	if got, version, err := g.Grant(t.Context(), "ann"); err != nil || version == 0 || got.RefreshToken.Reveal() != "new" {

@@ -195,6 +195,9 @@ func hasGrant(ctx context.Context, c *config.Config, store state.Secrets, accoun
 
 func (g grants) Grant(ctx context.Context, account string) (oauth.Grant, int64, error) {
 	kept, err := g.vault.Get(ctx, grantOf(g.config, account))
+	if errors.Is(err, vault.ErrNoKey) || errors.Is(err, vault.ErrDamaged) {
+		err = fmt.Errorf("%w: %w", upstream.ErrRejected, err) // time mends nothing
+	}
 	if err != nil || kept.Version == 0 {
 		return oauth.Grant{}, 0, err
 	}
