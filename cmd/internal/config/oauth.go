@@ -34,11 +34,11 @@ type OAuth struct {
 	CAFile   string // whom to trust at the endpoints; "" for the system's roots
 }
 
-// Whose word lets postern into mailboxes.
+// Whose word lets postern into mailboxes. A provider's profile tells which it takes.
 const (
-	ByConsent           = "consent"            // that of the owner of each
-	ByClientCredentials = "client_credentials" // an administrator's
-	ByServiceAccount    = "service_account"    // the same, at Google
+	ByConsent           = provider.Consent           // that of the owner of each
+	ByClientCredentials = provider.ClientCredentials // an administrator's
+	ByServiceAccount    = provider.ServiceAccount    // the same, at Google
 )
 
 // How a client secret is sent.
