@@ -84,16 +84,18 @@ func (c *Config) readAccounts(v value) {
 	})
 }
 
+// environmentName is for the name of one that holds a key. The text is not shown: who
+// writes ${NAME} there has put the key itself in its place.
 func environmentName(text string) (string, error) {
 	if text == "" || strings.Trim(text, labelOctets) != "" {
-		return "", fmt.Errorf("%q is not the name of an environment variable", text)
+		return "", errors.New("not the name of an environment variable, such as POSTERN_VAULT_KEY")
 	}
 	return text, nil
 }
 
 func credentialName(text string) (string, error) {
 	if text == "" || strings.Trim(text, labelOctets+".") != "" || strings.HasPrefix(text, ".") {
-		return "", fmt.Errorf("%q is not the name of a systemd credential: the unit has it in LoadCredential=", text)
+		return "", errors.New("not the name of a systemd credential: the unit has it in LoadCredential=")
 	}
 	return text, nil
 }
