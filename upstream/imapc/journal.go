@@ -88,9 +88,10 @@ func (r *removal) open() (open []entry) {
 	return open
 }
 
-// log tells of the removal in one line.
+// log tells of the removal in one line. Of one that removed nothing, the answer
+// to the client is told.
 func (r *removal) log() {
-	if len(r.sent) == 0 {
+	if len(r.removed) == 0 {
 		return
 	}
 	r.d.u.o.Log.Info("messages removed",

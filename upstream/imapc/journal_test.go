@@ -181,6 +181,21 @@ func TestRemovalIsWrittenDownBefore(t *testing.T) {
 	})
 }
 
+// What was not removed is not told as removed: it has the answer to the client.
+func TestNothingRemovedIsNotLogged(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		log := f.logged()
+		d := f.list()
+		f.fault = onCommand("UID EXPUNGE", func(c *fakeConn) bool { c.say("%s NO Permission denied", c.tag); return true })
+		if n, err := d.Remove(t.Context(), []int{0}); n != 0 || err == nil {
+			t.Errorf("removed %d, %v; want none, and why", n, err)
+		}
+		if strings.Contains(log.String(), "messages removed") {
+			t.Errorf("logged is\n%s\nwant nothing of a removal", log)
+		}
+	})
+}
+
 // relabelled is a listing with unique-ids of somebody else's, but for the last.
 type relabelled struct{ upstream.Listing }
 
