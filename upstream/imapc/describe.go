@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -106,6 +107,11 @@ func (r *Report) removal(ctx context.Context, c *conn) {
 	if err == nil && (w == byMove || w == byCopy) {
 		to, err = c.destination(ctx)
 		to = printable([]byte(quote(to)))
+	}
+	if err == nil && w != byNothing && c.box.undeletable {
+		// Only foretold: servers were never held to tell the truth here, and
+		// what a removal finds out counts.
+		err = errors.New(`by its PERMANENTFLAGS, the mailbox does not let this user set \Deleted`)
 	}
 	if err != nil {
 		r.Removal = "impossible: " + strings.TrimSuffix(printable([]byte(err.Error())), ": "+upstream.ErrRejected.Error())

@@ -27,6 +27,16 @@ func TestDescribe(t *testing.T) {
 
 func TestDescribeFindsWhatIsWrong(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
+		f.uidValidity = "77] valid\r\n* OK [PERMANENTFLAGS (\\Seen)" // as Cyrus says to a user without the right t (RFC 4314)
+		r, err := f.upstream().Describe(t.Context(), f.account())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := `impossible: by its PERMANENTFLAGS, the mailbox does not let this user set \Deleted`; r.ReadOnly || r.Removable || r.Removal != want {
+			t.Errorf("read-only %v, removable %v, removal %q, want no, no, %q", r.ReadOnly, r.Removable, r.Removal, want)
+		}
+	})
+	bubble(t, func(t *testing.T, f *fake) {
 		f.caps, f.readOnly = "IMAP4rev1 ID \xff", true
 		f.messages[3].size = 100
 		f.fault = onCommand("ID", func(c *fakeConn) bool {

@@ -19,6 +19,7 @@ type mailbox struct {
 	uidValidity uint32
 	notSticky   bool // its UIDs do not last: RFC 4315 section 3
 	readOnly    bool
+	undeletable bool // it says that \Deleted is not for this user to set: RFC 3501 section 7.1
 }
 
 // selectMailbox selects the mailbox of the options.
@@ -79,6 +80,8 @@ func (b *mailbox) learn(line []byte) error {
 			b.uidValidity = uint32(n)
 		case "UIDNOTSTICKY":
 			b.notSticky = true
+		case "PERMANENTFLAGS":
+			b.undeletable = !strings.Contains(strings.ToLower(s.arg), `\deleted`)
 		}
 		return nil
 	}
