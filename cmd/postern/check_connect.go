@@ -111,9 +111,19 @@ func imapFindings(u config.Upstream, r imapc.Report) []finding {
 		finding{"mailbox", fmt.Sprintf("%s, %s, UIDVALIDITY %d", r.Mailbox, plural(r.Messages, "message"), r.UIDValidity)},
 		finding{"access", accessText(!r.ReadOnly && r.Removable)},
 		finding{"removal", r.Removal},
+		finding{"what helps", removalHelp(r)},
 		finding{"sizes", r.Sizes},
 		finding{"login took", r.Took.Round(time.Millisecond).String()},
 	))
+}
+
+// removalHelp says which setting lets messages be removed where the usual one
+// cannot.
+func removalHelp(r imapc.Report) string {
+	if r.Removable || !strings.HasSuffix(r.Removal, "UIDPLUS") {
+		return ""
+	}
+	return "delete: flag, or expunge_if_alone: true, in the route; docs/removal.md tells what they mean"
 }
 
 func describeJMAP(ctx context.Context, at place, a upstream.Account) ([]finding, error) {

@@ -11,9 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"postern/cmd/internal/config"
+	"postern/upstream/imapc"
 	"postern/upstream/upstreamtest"
 	"postern/upstream/upstreamtest/jmapserver"
 )
@@ -110,6 +113,23 @@ func TestCheckConnects(t *testing.T) {
 	})
 	if n := encrypted.messages(t, "ann"); n != 3 {
 		t.Errorf("%d messages left, want 3", n)
+	}
+}
+
+// A server on which the usual removal is impossible is no dead end.
+func TestCheckTellsWhatHelps(t *testing.T) {
+	for removal, want := range map[string]bool{
+		"impossible: the server has no UIDPLUS":               true,
+		"impossible: the server has neither MOVE nor UIDPLUS": true,
+		"impossible: mailbox is read-only":                    false,
+	} {
+		r := imapc.Report{CapabilitiesAfter: []string{"IMAP4rev1"}, Mailbox: "INBOX", Removal: removal}
+		helps := slices.ContainsFunc(imapFindings(config.Upstream{}, r), func(f finding) bool {
+			return f.what == "what helps" && strings.Contains(f.text, "delete: flag")
+		})
+		if helps != want {
+			t.Errorf("%s: told what helps is %v, want %v", removal, helps, want)
+		}
 	}
 }
 
