@@ -78,15 +78,18 @@ func TestKeptListingIsTrueOrNotUsed(t *testing.T) {
 		sent   []string
 		reused bool
 	}{
-		"unchanged":     {func(f *fake) {}, []string{"SELECT", "UID FETCH 10:*"}, true},
-		"new mail":      {func(f *fake) { f.deliver(12); f.deliver(40) }, []string{"SELECT", "UID FETCH 10:*"}, true},
-		"one gone":      {func(f *fake) { f.take(5) }, []string{"SELECT", "UID FETCH 10:*", "UID SEARCH UID 1:9"}, true},
-		"last gone":     {func(f *fake) { f.take(9) }, []string{"SELECT", "UID FETCH 10:*", "UID SEARCH UID 1:9"}, true},
-		"gone and new":  {func(f *fake) { f.take(5); f.deliver(10) }, []string{"SELECT", "UID FETCH 10:*", "UID SEARCH UID 1:9"}, true},
-		"all gone":      {func(f *fake) { f.messages = nil }, []string{"SELECT", "UID FETCH 10:*"}, false},
-		"all new":       {func(f *fake) { f.messages = nil; f.deliver(11) }, []string{"SELECT", "UID FETCH 10:*", "UID SEARCH UID 1:9"}, true},
-		"UIDVALIDITY":   {func(f *fake) { f.uidValidity = "78" }, []string{"SELECT", "UID FETCH 10:*", "UID FETCH 1:*"}, false},
-		"another size":  {func(f *fake) { f.change(9, func(m *fakeMessage) { m.size = 7 }) }, []string{"SELECT", "UID FETCH 10:*", "UID FETCH 1:*"}, false},
+		"unchanged":    {func(f *fake) {}, []string{"SELECT", "UID FETCH 10:*"}, true},
+		"new mail":     {func(f *fake) { f.deliver(12); f.deliver(40) }, []string{"SELECT", "UID FETCH 10:*"}, true},
+		"one gone":     {func(f *fake) { f.take(5) }, []string{"SELECT", "UID FETCH 10:*", "UID SEARCH UID 1:9"}, true},
+		"last gone":    {func(f *fake) { f.take(9) }, []string{"SELECT", "UID FETCH 10:*", "UID SEARCH UID 1:9"}, true},
+		"gone and new": {func(f *fake) { f.take(5); f.deliver(10) }, []string{"SELECT", "UID FETCH 10:*", "UID SEARCH UID 1:9"}, true},
+		"all gone":     {func(f *fake) { f.messages = nil }, []string{"SELECT", "UID FETCH 10:*"}, false},
+		"all new":      {func(f *fake) { f.messages = nil; f.deliver(11) }, []string{"SELECT", "UID FETCH 10:*", "UID SEARCH UID 1:9"}, true},
+		"UIDVALIDITY":  {func(f *fake) { f.uidValidity = "78" }, []string{"SELECT", "UID FETCH 10:*", "UID FETCH 1:*"}, false},
+		"another size": {func(f *fake) { f.change(9, func(m *fakeMessage) { m.size = 7 }) }, []string{"SELECT", "UID FETCH 10:*", "UID FETCH 1:*"}, false},
+		"another identity": {func(f *fake) { f.change(9, func(m *fakeMessage) { m.id = "M99" }) },
+			[]string{"SELECT", "UID FETCH 10:*", "UID FETCH 1:*"}, false},
+		"no identity":   {func(f *fake) { f.change(9, func(m *fakeMessage) { m.id = "" }) }, []string{"SELECT", "UID FETCH 10:*"}, true},
 		"a lower UID":   {func(f *fake) { f.deliver(4) }, []string{"SELECT", "UID FETCH 10:*", "UID SEARCH UID 1:9", "UID FETCH 1:*"}, false},
 		"no FETCH 10:*": {func(f *fake) { f.fault = refuses("UID FETCH 10:*") }, []string{"SELECT", "UID FETCH 10:*", "UID FETCH 1:*"}, false},
 		"gone, no SEARCH": {func(f *fake) { f.take(5); f.fault = refuses("UID SEARCH") },
@@ -95,6 +98,8 @@ func TestKeptListingIsTrueOrNotUsed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fake) {
 				f.options.Listings = new(shelf)
+				f.caps += " OBJECTID"
+				f.change(9, func(m *fakeMessage) { m.id = "M9" })
 				if got, reused := f.session(); got != f.truth() || reused {
 					t.Fatalf("first: %s, reused %v; want %s", got, reused, f.truth())
 				}

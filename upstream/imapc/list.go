@@ -1,6 +1,7 @@
 package imapc
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -70,7 +71,7 @@ func (l *lister) learn(line []byte, limit int) error {
 	}
 	if uid <= l.last() {
 		// "*" is the last message, so that one is always in the answer.
-		l.wrong = l.wrong || uid == l.last() && size != l.kept.Size(l.kept.Len()-1)
+		l.wrong = l.wrong || uid == l.last() && !l.isLast(size, identity)
 		return nil
 	}
 	if len(l.coming.entries) == limit {
@@ -82,6 +83,13 @@ func (l *lister) learn(line []byte, limit int) error {
 	l.coming.add(uid, size)
 	l.coming.identities.add(identity)
 	return nil
+}
+
+// isLast tells whether the last message that is known is what it was.
+func (l *lister) isLast(size int64, identity []byte) bool {
+	i := l.kept.Len() - 1
+	was := l.kept.identities.at(i)
+	return size == l.kept.Size(i) && (len(was) == 0 || len(identity) == 0 || bytes.Equal(was, identity))
 }
 
 // listed bounds the answer to a listing.
