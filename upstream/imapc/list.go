@@ -123,6 +123,7 @@ func (c *conn) list(ctx context.Context) (*listing, error) {
 	end := c.during(ctx, c.listed())
 	s, err := l.query.wait()
 	end()
+	c.box.messages -= l.expunged
 	if l.query.news != c.heard {
 		c.heard = -1 // what came or went meanwhile may be in the listing or not
 	}
@@ -136,23 +137,33 @@ func (c *conn) list(ctx context.Context) (*listing, error) {
 	case s.kind != "OK":
 		return nil, refused("list", s, upstream.ErrUnavailable)
 	}
-	return c.whole(l)
+	return c.whole(ctx, l)
 }
 
 func (c *conn) empty() *listing {
 	return &listing{uidValidity: c.box.uidValidity, uidl: c.o.UIDL, unsaved: true, identities: identities{kind: c.identityKind()}}
 }
 
-// whole is the listing of a mailbox of which nothing was known.
-func (c *conn) whole(l *lister) (*listing, error) {
-	if expected := c.box.messages - l.expunged; len(l.coming.entries) < expected {
-		return nil, fmt.Errorf("list: %d of %d messages: %w: %w", len(l.coming.entries), expected, errProtocol, upstream.ErrUnavailable)
+// whole is the listing of a mailbox of which nothing was known. Where messages
+// were expunged while it came, which may be in it or not, the number does not
+// tell whether another one was left out, so that the server is asked which are
+// there.
+func (c *conn) whole(ctx context.Context, l *lister) (*listing, error) {
+	if len(l.coming.entries) < c.box.messages {
+		return nil, fmt.Errorf("list: %d of %d messages: %w: %w", len(l.coming.entries), c.box.messages, errProtocol, upstream.ErrUnavailable)
 	}
 	l.coming.uidValidity, l.coming.unsaved = c.box.uidValidity, true
 	if err := l.coming.sort(); err != nil {
 		return nil, fmt.Errorf("list: %w: %w", err, upstream.ErrUnavailable)
 	}
-	return l.coming, nil
+	if l.expunged == 0 || l.coming.Len() == 0 {
+		return l.coming, nil
+	}
+	left, err := c.left(ctx, l.coming)
+	if err == nil && left == nil {
+		err = fmt.Errorf("list: some of %d messages were left out: %w: %w", c.box.messages, errProtocol, upstream.ErrUnavailable)
+	}
+	return left, err
 }
 
 // completeKept makes a listing of the one that was kept and of what has come
@@ -166,7 +177,7 @@ func (c *conn) completeKept(ctx context.Context, l *lister, s status) (*listing,
 	if l.wrong || s.kind != "OK" || l.kept.uidValidity != c.box.uidValidity || c.box.notSticky || l.coming.sort() != nil {
 		return c.list(ctx)
 	}
-	total := c.box.messages - l.expunged
+	total := c.box.messages
 	if l.exists >= 0 {
 		total = l.exists
 	}

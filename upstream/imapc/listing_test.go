@@ -145,11 +145,62 @@ func TestMessageExpungedWhileListing(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
 		f.fault = lists("* 1 FETCH (UID 3 RFC822.SIZE 30)", "* 2 EXPUNGE", "* 2 FETCH (UID 6 RFC822.SIZE 30)", "* 3 FETCH (UID 9 RFC822.SIZE 30)")
 		d := f.open()
+		f.take(5)
 		l, err := d.List(t.Context())
 		if err != nil || l.Len() != 3 {
 			t.Errorf("%v, %v; want 3 messages", l, err)
 		}
 	})
+}
+
+// U20, U25: that a message was expunged meanwhile does not account for another
+// one that the server left out.
+func TestFaultU25MessageLeftOutWhileOneIsExpunged(t *testing.T) {
+	for _, always := range []bool{false, true} {
+		bubble(t, func(t *testing.T, f *fake) {
+			f.options.Listings = new(shelf)
+			first := true
+			f.fault = func(c *fakeConn, command string) bool {
+				if !strings.HasPrefix(command, "UID FETCH 1:*") || !first && !always {
+					return false
+				}
+				if first {
+					f.take(5) // which is listed all the same
+				}
+				first = false
+				c.say("* 1 FETCH (UID 3 RFC822.SIZE 913)\r\n* 2 FETCH (UID 5 RFC822.SIZE 913)\r\n* 4 FETCH (UID 9 RFC822.SIZE 913)\r\n* 2 EXPUNGE")
+				c.ok("done") // and where is 6?
+				return true
+			}
+			l, err := f.open().List(t.Context())
+			if always {
+				wantError(t, "list", err, upstream.ErrUnavailable)
+				return
+			}
+			if err != nil || l.Len() != 3 || string(l.AppendUIDL(nil, 1)) != "77.6" {
+				t.Errorf("%v, %v; want UIDs 3, 6 and 9", l, err)
+			}
+		})
+	}
+}
+
+// U25: a mailbox of which the server does not say how many messages it has is
+// not empty.
+func TestFaultU25SelectThatTellsNothing(t *testing.T) {
+	for name, answer := range map[string]string{"nothing": "", "no number": "* OK [UIDVALIDITY 77] valid\r\n"} {
+		bubble(t, func(t *testing.T, f *fake) {
+			selected := onCommand("SELECT", func(c *fakeConn) bool { c.say("%s%s OK done", answer, c.tag); return true })
+			f.fault = func(c *fakeConn, command string) bool {
+				return selected(c, command) || hollow("UID FETCH")(c, command)
+			}
+			d, err := f.upstream().Open(t.Context(), f.account())
+			if err == nil {
+				f.opened = append(f.opened, d)
+				_, err = d.List(t.Context())
+			}
+			wantError(t, name, err, upstream.ErrUnavailable)
+		})
+	}
 }
 
 func TestListIsAskedTwiceWhenMessagesVanish(t *testing.T) {

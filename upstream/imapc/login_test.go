@@ -91,7 +91,7 @@ func TestSelectRefusals(t *testing.T) {
 	} {
 		t.Run(answer, func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fake) {
-				f.fault = onCommand("SELECT", func(c *fakeConn) bool { c.say("%s %s", c.tag, answer); return true })
+				f.fault = onCommand("SELECT", func(c *fakeConn) bool { c.say("* 4 EXISTS\r\n%s %s", c.tag, answer); return true })
 				d, err := f.upstream().Open(t.Context(), f.account())
 				wantError(t, "open", err, want)
 				if err == nil {

@@ -43,6 +43,7 @@ func (c *conn) selectAnd(ctx context.Context, name string, l *lister) (box mailb
 		queries = append(queries, newQuery(c.identity(), ignore))
 	}
 	c.identified, c.selected, c.heard, c.snapshot = true, name, -1, nil
+	box.messages = -1
 	selected := newQuery("SELECT "+quote(name), box.learn)
 	queries = append(queries, selected)
 	bounds := c.searched()
@@ -60,6 +61,9 @@ func (c *conn) selectAnd(ctx context.Context, name string, l *lister) (box mailb
 	}
 	if s.kind != "OK" {
 		return box, refused(doing, s, upstream.ErrUnavailable)
+	}
+	if box.messages < 0 { // it must say so, RFC 9051 section 6.3.2
+		return box, fmt.Errorf("%s: no number of messages: %w: %w", doing, errProtocol, upstream.ErrUnavailable)
 	}
 	box.readOnly = s.code == "READ-ONLY"
 	if l != nil {
