@@ -597,8 +597,12 @@ func (w *world) settle() {
 	w.dying.Lock()
 	w.calm.Store(true)
 	w.dying.Unlock()
-	if !w.real {
-		time.Sleep(time.Hour) // the server may have asked to be left alone for a while
+	// The server may have asked to be left alone for a while, or refused the
+	// password a moment ago, which the gateway remembers.
+	if w.real {
+		w.restart()
+	} else {
+		time.Sleep(time.Hour)
 	}
 	s := w.newSession("last", oracleUser)
 	c := w.dial(s)
