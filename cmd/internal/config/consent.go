@@ -61,4 +61,5 @@ func (c *Config) checkConsentFiles(d *decoder) {
 	if ok && len(strings.TrimSuffix(line, "\r")) < minPassword {
 		d.fault(at, "the first line of %s is to be a password of %d characters or more", c.Consent.PasswordFile, minPassword)
 	}
+	warnOfReaders(d, at, c.Consent.PasswordFile)
 }

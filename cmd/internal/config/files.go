@@ -17,6 +17,7 @@ import (
 // and are what they should be.
 func (c *Config) checkFiles(d *decoder) {
 	c.checkConsentFiles(d)
+	warnOfReaders(d, "vault.key_file", c.Vault.KeyFile)
 	for i, l := range c.Listeners {
 		if l.Certificate != "" && l.Key != "" {
 			l.checkFiles(d, item("listeners", i))
@@ -60,6 +61,14 @@ func warnOfReaders(d *decoder, path, name string) {
 	}
 }
 
+// warnOfWriters warns of a directory in which everybody may put files in the
+// place of others.
+func warnOfWriters(d *decoder, path, name string) {
+	if info, err := os.Stat(name); err == nil && info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+		d.warn(path, "everybody on this machine may write to %s (mode %#o): 0700 is enough", name, info.Mode().Perm())
+	}
+}
+
 // readNamed reads the file that the value at path names.
 func readNamed(d *decoder, path, name string) ([]byte, bool) {
 	content, err := readFile(name)
@@ -80,6 +89,9 @@ func (c *Config) tryState(d *decoder) {
 	}
 	switch {
 	case err == nil:
+		warnOfWriters(d, "state.path", existing)
+	case errors.Is(err, syscall.ENOSPC):
+		d.fault("state.path", "cannot write to %s: %v", existing, cause(err))
 	case existing == c.State.Path:
 		d.fault("state.path", "cannot write to %s: %v; it has to belong to the user that postern runs as", c.State.Path, cause(err))
 	default:
@@ -102,14 +114,15 @@ func nearest(dir string) (string, error) {
 	}
 }
 
-// tryWriting makes a file and takes it away: permissions alone do not tell of a
-// file system that is full or read-only.
+// tryWriting writes a file and takes it away: permissions alone do not tell of a
+// file system that is read-only, nor a file without content of one that is full.
 func tryWriting(dir string) error {
 	f, err := os.CreateTemp(dir, ".postern-check-")
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
+	_, err = f.Write(make([]byte, 4096))
+	return errors.Join(err, f.Close(), os.Remove(f.Name()))
 }
 
 // cause is an error without the name of the file that it is about.

@@ -6,13 +6,17 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io/fs"
 	"math/big"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,13 +91,26 @@ postern.yaml:13: consent.password_file: the first line of short is to be a passw
 func TestDoubtfulFilesAreWarnedOf(t *testing.T) {
 	dir := t.TempDir()
 	writePair(t, dir, "cert.pem", "key.pem", time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
-	if err := os.Chmod(filepath.Join(dir, "key.pem"), 0o644); err != nil {
-		t.Fatal(err)
+	write(t, dir, "vault.key", "")
+	write(t, dir, "password", "correct horse")
+	for name, mode := range map[string]fs.FileMode{"key.pem": 0o644, "vault.key": 0o604, "password": 0o644, "state": 0o777} {
+		if name == "state" {
+			if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(filepath.Join(dir, name), mode); err != nil {
+			t.Fatal(err)
+		}
 	}
-	c, err := Load(write(t, dir, "postern.yaml", `
+	c, err := Check(write(t, dir, "postern.yaml", `
 listeners: [{address: ":995", tls: implicit, certificate: cert.pem, key: key.pem}]
 upstreams: {office: {protocol: imap, address: "imap.example.org:993"}}
 routes: [{user: "*", upstream: office}]
+vault: {key_file: vault.key}
+state: {path: state}
+admin: {address: "127.0.0.1:9110"}
+consent: {public_url: "https://pop.example.org", password_file: password}
 `), anyUIDL)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +118,10 @@ routes: [{user: "*", upstream: office}]
 	got := strings.ReplaceAll(Faults(c.Warnings).Error(), dir+"/", "")
 	want := strings.TrimSpace(`
 postern.yaml:2: listeners[0].certificate: expired on 2026-03-01: clients will refuse it
-postern.yaml:2: listeners[0].key: everybody on this machine may read key.pem (mode 0644): 0600 is enough`)
+postern.yaml:2: listeners[0].key: everybody on this machine may read key.pem (mode 0644): 0600 is enough
+postern.yaml:5: vault.key_file: everybody on this machine may read vault.key (mode 0604): 0600 is enough
+postern.yaml:6: state.path: everybody on this machine may write to state (mode 0777): 0700 is enough
+postern.yaml:8: consent.password_file: everybody on this machine may read password (mode 0644): 0600 is enough`)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
 	}
@@ -164,6 +184,29 @@ state: {path: `+state+`}
 	filepath.WalkDir(dir, func(string, fs.DirEntry, error) error { left++; return nil })
 	if left != 5 { // dir, postern.yaml, notes.txt, there, closed
 		t.Errorf("%d files and directories afterwards, want the 5 from before", left)
+	}
+}
+
+// A file without content can be made on a disk that is full.
+func TestFullDiskIsNoticed(t *testing.T) {
+	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
+		t.Skip("only root can mount a small disk, on Linux")
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=64k", "postern-test", dir).CombinedOutput(); err != nil {
+		t.Skipf("no small disk here: %v: %s", err, out)
+	}
+	defer func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	}()
+	if err := os.WriteFile(filepath.Join(dir, "fill"), make([]byte, 128<<10), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("fill the disk: %v, want it to be full", err)
+	}
+	_, err := Check(write(t, t.TempDir(), "postern.yaml", minimal+"state: {path: "+dir+"}\n"), anyUIDL)
+	if want := "state.path: cannot write to " + dir + ": no space left on device"; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
