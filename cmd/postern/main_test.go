@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -276,6 +277,23 @@ func TestMissingConfiguration(t *testing.T) {
 		_, err := loaded(nil, &fs.PathError{Op: "open", Path: path, Err: syscall.ENOENT})
 		if err.Error() != "open "+want {
 			t.Errorf("without %s: %q, want %q", path, err, "open "+want)
+		}
+	}
+}
+
+// Whoever takes postern's ports without the right to is told which one it is.
+func TestLowPortsAreExplained(t *testing.T) {
+	for what, c := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"a low port":    {&net.OpError{Op: "listen", Err: os.NewSyscallError("bind", syscall.EACCES)}, true},
+		"a port in use": {&net.OpError{Op: "listen", Err: os.NewSyscallError("bind", syscall.EADDRINUSE)}, false},
+		"a closed file": {&fs.PathError{Op: "open", Err: syscall.EACCES}, false},
+	} {
+		err := explainListen(fmt.Errorf("listen on %q: %w", ":110", c.err))
+		if got := strings.Contains(err.Error(), "CAP_NET_BIND_SERVICE"); got != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%s: %v; want the capability named: %v", what, err, c.want)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -64,9 +65,17 @@ func (p *program) serve(path string) error {
 	defer outlast(syscall.SIGHUP, log)()
 	g, err := newGateway(c, log, p.sink.Dropped)
 	if err != nil {
-		return err
+		return explainListen(err)
 	}
 	return g.run(p.drain, p.cut)
+}
+
+// explainListen says what a low port takes.
+func explainListen(err error) error {
+	if listen, ok := errors.AsType[*net.OpError](err); ok && listen.Op == "listen" && errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w\nPorts below 1024 need the capability CAP_NET_BIND_SERVICE, which deploy/postern.service gives", err)
+	}
+	return err
 }
 
 // outlast keeps a signal from ending the process, until it is called off.
