@@ -15,13 +15,15 @@ import (
 	"postern/upstream"
 )
 
+var errNeedsTLS error = refusal{"SYS/PERM", "login is allowed with TLS only"}
+
 // refuseLogin keeps credentials off connections that anybody can listen to.
 func (s *session) refuseLogin() error {
 	allowed := s.server.PlaintextLogin
 	if s.tlsVersion != 0 || allowed != nil && allowed(s.remote.Addr()) {
 		return nil
 	}
-	return refusal{"SYS/PERM", "login is allowed with TLS only"}
+	return errNeedsTLS
 }
 
 // refuseUser leaves USER and PASS out where the listener does not name them.

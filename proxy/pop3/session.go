@@ -40,6 +40,7 @@ type session struct {
 	attempts   int       // refused logins
 	mistakes   int       // refused commands in a row
 	warned     bool      // of a failure upstream
+	wantedTLS  bool      // the log knows that the client has to come with TLS
 
 	login   Login // its Maildrop is nil before the login and after the end
 	listing upstream.Listing
@@ -236,8 +237,13 @@ func (s *session) logCommand(ctx context.Context, c *command, arg []byte, result
 }
 
 // commandLevel lets an operator see the first failure of a session that is not
-// its client's. Refused logins have a line of their own.
+// its client's, and why a client may not even try to log in: that is the
+// listener's to say. Refused logins have a line of their own.
 func (s *session) commandLevel(err error) slog.Level {
+	if errors.Is(err, errNeedsTLS) && !s.wantedTLS {
+		s.wantedTLS = true
+		return slog.LevelInfo
+	}
 	if err == nil || isRefusal(err) || s.warned || s.state == authorization || s.wire.out.err != nil ||
 		errors.Is(err, errSilent) || errors.Is(err, upstream.ErrGone) {
 		return slog.LevelDebug

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -138,8 +139,17 @@ func TestPlaintextLoginByAddress(t *testing.T) {
 	c.hear("+OK POP3 server ready")
 	c.ask("USER bob", "-ERR [SYS/PERM] login is allowed with TLS only")
 	mu.Lock()
-	defer mu.Unlock()
 	if want := []netip.Addr{netip.MustParseAddr("127.0.0.1")}; !slices.Equal(asked, want) {
 		t.Errorf("asked about %v, want %v", asked, want)
+	}
+	mu.Unlock()
+
+	// An operator sees why a device never logs in, once for each session.
+	c.ask("AUTH PLAIN", "-ERR [SYS/PERM] login is allowed with TLS only")
+	c.ask("QUIT", "+OK bye")
+	c.closed()
+	want := regexp.MustCompile(`level=INFO msg=command .* remote=127.0.0.1:\d+ cmd=USER .* err="-ERR \[SYS/PERM\] login is allowed with TLS only"`)
+	if log := g.log.String(); len(want.FindAllString(log, -1)) != 1 || strings.Count(log, "level=INFO msg=command") != 1 {
+		t.Errorf("the log has\n%s\nwant one line %v", log, want)
 	}
 }
