@@ -119,6 +119,23 @@ func TestPurgeLeavesWhatIsNotWhatWasKept(t *testing.T) {
 	})
 }
 
+// U26: somebody has flagged it in the trash, and the server refuses to flag it
+// for postern: it is not expunged for that.
+func TestFaultU26PurgeWhereStoreIsRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		b := f.kept()
+		b.messages[0].deleted = true
+		d := f.list()
+		f.fault = onCommand("UID STORE", func(c *fakeConn) bool { return refuseIt(c, "") })
+		done, err := d.Purge(t.Context(), f.keptIn("Papierkorb", "88", 101))
+		wantDone(t, "purge", done, err, upstream.ErrUnavailable, false)
+		wantUIDs(t, "trash", f.in(b.name), 101, 102, 105)
+		if got := f.sent("UID EXPUNGE"); got != nil {
+			t.Errorf("sent %q after the refusal", got)
+		}
+	})
+}
+
 // What was only flagged goes if it still is.
 func TestPurgeOfFlagged(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
