@@ -86,6 +86,9 @@ var advisers = []adviser{
 		if help := profile(u).Help; help != "" {
 			return "The server refused the name or the password. " + help
 		}
+		if u.Protocol == config.JMAP {
+			return "The server refused the name or the password. If that is an API token, the upstream needs credentials: bearer; if not, basic."
+		}
 		return "The server refused the name or the password. Many providers want an app password here, or have IMAP switched off until it is allowed in the account's settings."
 	}},
 	{is(upstream.ErrRejected), text("The server let the user in, but not to the mailbox. Something has to be changed there, such as a permission or a setting of the account.")},

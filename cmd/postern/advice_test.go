@@ -58,6 +58,7 @@ func TestAdvice(t *testing.T) {
 		{"log in by browser", gmail, server("NO [WEBALERT https://accounts.google.com/] Web login required.", upstream.ErrRejected), "log in by browser once"},
 		{"NetEase", plain, server("NO SELECT Unsafe Login. Please contact kefu@188.com for help", upstream.ErrRejected), "authorization code"},
 		{"a wrong password at Google", gmail, server("NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)", upstream.ErrAuth), "Google Workspace takes no account passwords"},
+		{"at another JMAP server", config.Upstream{Protocol: config.JMAP}, fmt.Errorf("jmap login: %w: HTTP status 401", upstream.ErrAuth), "credentials: bearer"},
 		{"at Fastmail", jmap, fmt.Errorf("jmap login: %w: HTTP status 401", upstream.ErrAuth), "API token with the scope Email"},
 		{"anywhere", plain, server("NO [AUTHENTICATIONFAILED] no", upstream.ErrAuth), "Many providers want an app password"},
 		{"no permission", plain, server("NO [NOPERM] no", upstream.ErrRejected), "but not to the mailbox"},
