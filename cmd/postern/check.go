@@ -209,13 +209,20 @@ func policyText(r config.Route) string {
 	return text
 }
 
-// daysText is a length of time in days, if it is whole days.
+// daysText is a length of time in days, if it is whole days, or as one would
+// write it: 12h, and not 12h0m0s.
 func daysText(d time.Duration) string {
 	const day = 24 * time.Hour
 	if d >= day && d%day == 0 {
 		return plural(int(d/day), "day")
 	}
-	return d.String()
+	text := d.String()
+	for _, none := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, none) {
+			text = text[:len(text)-2]
+		}
+	}
+	return text
 }
 
 func listenerText(l config.Listener) string {

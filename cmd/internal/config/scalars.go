@@ -110,7 +110,7 @@ func warmth(text string) (time.Duration, error) {
 	const least, most = 5 * time.Second, 5 * time.Minute
 	d, err := durationOrNone(text)
 	if err == nil && d != 0 && (d < least || d > most) {
-		return 0, fmt.Errorf("%q must be 0s, or from %v to %v", text, least, most)
+		return 0, fmt.Errorf("%q must be 0s, or from 5s to 5m", text)
 	}
 	return d, err
 }
