@@ -66,17 +66,37 @@ func signals() (drain, cut context.Context) {
 
 // run carries out one command line, and returns the exit code.
 func (p *program) run(args []string) int {
+	out := &output{Writer: p.out}
+	p.out = out
 	root := p.command()
 	root.SetArgs(args)
 	command, err := misspelt(root, args)
 	if err == nil {
 		command, err = root.ExecuteC()
 	}
+	if err == nil && out.err != nil {
+		p.began, err = true, fmt.Errorf("not all of this could be told: %w", out.err)
+	}
 	code := p.report(command, err)
 	if p.sink != nil {
 		p.sink.Close(lastLines)
 	}
 	return code
+}
+
+// An output remembers that something could not be written: a password that was
+// made is told once, and a full disk must not swallow it unnoticed.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
 }
 
 // report says what is wrong, and returns the exit code for it.

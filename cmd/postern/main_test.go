@@ -188,3 +188,30 @@ func TestLowPortsAreExplained(t *testing.T) {
 		}
 	}
 }
+
+// What cannot be told, as on a full disk, is a failure, whoever tells it.
+func TestFullDiskBehindTheOutput(t *testing.T) {
+	server := startIMAP(t, nil)
+	config, _ := vaultConfig(t, server)
+	command(t, "vault", "new-key", "-c", config)
+	spawn(t, "serve", "-c", config).addresses(t)
+	secret := secretIn(t, "there")
+	for _, args := range [][]string{
+		{"account", "add", "hall", "-c", config, "--upstream-password-file", secret},
+		{"account", "password", "hall", "-c", config, "--label", "desk"},
+		{"vault", "new-key", "-c", config, "--print"},
+		{"account", "list", "-c", config},
+		{"version"},
+		{"--help"},
+	} {
+		var said strings.Builder
+		p := &program{in: strings.NewReader(""), out: fullDisk{}, err: &said, drain: t.Context(), cut: t.Context()}
+		if code := p.run(args); code != exitFailed || !strings.Contains(said.String(), syscall.ENOSPC.Error()) {
+			t.Errorf("postern %s: exit code %d and %q, want 1 and that the disk is full", strings.Join(args, " "), code, &said)
+		}
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
