@@ -60,6 +60,9 @@ func (p *program) askPassword(whose string) (upstream.Secret, error) {
 	fmt.Fprintf(p.err, "Password of %s: ", whose)
 	text, err := term.ReadPassword(terminal)
 	fmt.Fprintln(p.err)
+	if err == nil && len(text) == 0 {
+		err = errors.New("no password was typed")
+	}
 	return upstream.NewSecret(string(text)), err
 }
 
