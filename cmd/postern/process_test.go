@@ -21,7 +21,8 @@ func ourselves(args ...string) *exec.Cmd {
 // A process is postern running by itself.
 type process struct {
 	*exec.Cmd
-	lines chan string // of standard output and standard error, until they end
+	lines chan string   // of standard output and standard error, until they end
+	said  chan struct{} // closed when they have
 
 	mu  sync.Mutex
 	all strings.Builder // of the same
@@ -30,7 +31,7 @@ type process struct {
 // spawn starts postern. It is killed at the end of the test, if need be.
 func spawn(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{Cmd: ourselves(args...), lines: make(chan string, 10_000)}
+	p := &process{Cmd: ourselves(args...), lines: make(chan string, 10_000), said: make(chan struct{})}
 	p.Env = append(p.Env, "TMPDIR="+t.TempDir())
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -43,6 +44,7 @@ func spawn(t *testing.T, args ...string) *process {
 	w.Close()
 	t.Cleanup(func() { p.Process.Kill(); p.Wait(); r.Close() })
 	go func() {
+		defer close(p.said)
 		defer close(p.lines)
 		for lines := bufio.NewScanner(r); lines.Scan(); {
 			p.mu.Lock()
@@ -101,11 +103,16 @@ func addressesIn(log string) (all []string) {
 	return all
 }
 
-// end waits for the process and returns its exit code.
+// end waits for the process, and for all that it has printed, and returns its exit
+// code.
 func (p *process) end(t *testing.T) int {
 	t.Helper()
 	ended := make(chan struct{})
-	go func() { p.Wait(); close(ended) }()
+	go func() {
+		p.Wait()
+		<-p.said
+		close(ended)
+	}()
 	select {
 	case <-ended:
 		return p.ProcessState.ExitCode()
