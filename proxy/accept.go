@@ -61,6 +61,29 @@ func (l *listener) tellRefused(limit string) {
 	}
 }
 
+// quiet is how long the log hears no more of connections that one limit turns
+// away: a flood must not fill it.
+const quiet = time.Minute
+
+// A muted is what the log does not hear of a limit.
+type muted struct {
+	since    time.Time // the last line
+	unlogged int       // connections turned away from then on
+}
+
+// logRefused lets an operator see whom a limit hits: with one address, all who
+// share it. It is called by start, one at a time.
+func (s *Server) logRefused(l *listener, limit string, remote netip.Addr) {
+	m := l.muted[limit]
+	if time.Since(m.since) < quiet {
+		m.unlogged++
+		l.muted[limit] = m
+		return
+	}
+	s.log.Warn("connections turned away", "listener", l.name, "limit", limit, "remote", remote, "unlogged", m.unlogged)
+	l.muted[limit] = muted{since: time.Now()}
+}
+
 // remoteOf returns the address that a connection comes from.
 func remoteOf(conn net.Conn) netip.Addr {
 	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {

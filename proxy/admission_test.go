@@ -1,15 +1,19 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"postern/proxy/pop3"
 	"postern/upstream/upstreamtest"
@@ -35,6 +39,34 @@ func (r *refusals) want(t *testing.T, want ...string) {
 	if !slices.Equal(r.told, want) {
 		t.Errorf("refused: got %q, want %q", r.told, want)
 	}
+}
+
+// The log tells whom a limit hits, a line a minute however many there are.
+func TestTurnedAwayAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		_, p := pipe(t, Options{Authenticator: doorman{}, MaxPerAddress: 1, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		p.dial(t, "192.0.2.1").expect("+OK")
+		for range 3 {
+			p.dial(t, "192.0.2.1").expect(refusal[:10])
+		}
+		time.Sleep(quiet / 2)
+		p.dial(t, "192.0.2.1").expect(refusal[:10])
+		time.Sleep(quiet / 2)
+		p.dial(t, "192.0.2.1").expect("+OK") // the first was too slow to log in
+		p.dial(t, "192.0.2.1").expect(refusal[:10])
+		synctest.Wait()
+		var got []string
+		for line := range strings.Lines(log.String()) {
+			if _, text, ok := strings.Cut(line, `level=WARN msg="connections turned away" `); ok {
+				got = append(got, strings.TrimSpace(text))
+			}
+		}
+		want := []string{`listener=pipe limit=address remote=192.0.2.1 unlogged=0`, `listener=pipe limit=address remote=192.0.2.1 unlogged=3`}
+		if !slices.Equal(got, want) {
+			t.Errorf("logged are %q, want %q", got, want)
+		}
+	})
 }
 
 // Only connections that are not logged in count for an address.

@@ -119,6 +119,7 @@ type listener struct {
 	pop3    *pop3.Server
 	wrap    *tls.Config // for implicit TLS, else nil
 	refused func(listener, limit string)
+	muted   map[string]muted // of each limit
 }
 
 // Listen binds the addresses of all listeners, or none if one of them cannot be
@@ -166,7 +167,7 @@ func newServer(o Options, bound []net.Listener) *Server {
 }
 
 func (s *Server) listener(o Options, l Listener, bound net.Listener) *listener {
-	n := &listener{Listener: bound, name: l.Address, refused: o.Refused}
+	n := &listener{Listener: bound, name: l.Address, refused: o.Refused, muted: map[string]muted{}}
 	n.pop3 = &pop3.Server{
 		Authenticator:  admitting{o.Authenticator},
 		PlaintextLogin: within(l.PlaintextLogin),
@@ -274,6 +275,7 @@ func (s *Server) start(l *listener, conn net.Conn) {
 		cut()
 		l.refuse(conn)
 		l.tellRefused(limit)
+		s.logRefused(l, limit, remoteOf(conn))
 		return
 	}
 	s.sessions.Go(func() {
