@@ -52,7 +52,7 @@ func TestTurnedAwayAreLogged(t *testing.T) {
 		}
 		time.Sleep(quiet / 2)
 		p.dial(t, "192.0.2.1").expect(refusal[:10])
-		time.Sleep(quiet / 2)
+		time.Sleep(quiet/2 + time.Second)
 		p.dial(t, "192.0.2.1").expect("+OK") // the first was too slow to log in
 		p.dial(t, "192.0.2.1").expect(refusal[:10])
 		synctest.Wait()
