@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 
 	"postern/proxy/pop3"
@@ -17,6 +18,8 @@ type generation struct {
 	dead   atomic.Bool
 	end    context.CancelFunc
 	ctx    context.Context
+
+	writing sync.RWMutex // held to die: what is half written is not read by the next one
 }
 
 // noLock lets everybody in: nothing that must be safe may rest on a lock.
@@ -32,7 +35,10 @@ func (g *generation) die() {
 	w := g.w
 	w.dying.Lock()
 	defer w.dying.Unlock()
-	if w.calm.Load() || g.dead.Swap(true) {
+	g.writing.Lock()
+	gone := w.calm.Load() || g.dead.Swap(true)
+	g.writing.Unlock()
+	if gone {
 		return
 	}
 	w.restart()
@@ -58,18 +64,26 @@ func (s mortalStore) Journal(name string) upstream.Journal {
 	return mortalJournal{s.Store.Journal(name), s.g}
 }
 
-func (s mortalStore) SaveLedger(ctx context.Context, account string, change state.LedgerChange) (int64, error) {
-	if s.g.dead.Load() {
-		return 0, errDead
-	}
-	return s.Store.SaveLedger(ctx, account, change)
+func (s mortalStore) SaveLedger(ctx context.Context, account string, change state.LedgerChange) (version int64, err error) {
+	err = s.g.write(func() error {
+		version, err = s.Store.SaveLedger(ctx, account, change)
+		return err
+	})
+	return version, err
 }
 
 func (s mortalStore) Settle(ctx context.Context, fate state.Fate, ids ...int64) error {
-	if s.g.dead.Load() {
+	return s.g.write(func() error { return s.Store.Settle(ctx, fate, ids...) })
+}
+
+// write has the gateway write something if it lives, and live until it has.
+func (g *generation) write(do func() error) error {
+	g.writing.RLock()
+	defer g.writing.RUnlock()
+	if g.dead.Load() {
 		return errDead
 	}
-	return s.Store.Settle(ctx, fate, ids...)
+	return do()
 }
 
 type mortalJournal struct {
@@ -77,16 +91,22 @@ type mortalJournal struct {
 	g *generation
 }
 
-func (j mortalJournal) Begin(ctx context.Context, intent upstream.Intent) (int64, error) {
-	if j.g.dead.Load() || j.g.w.chance("journal begin") {
-		return 0, errDead
-	}
-	return j.Journal.Begin(ctx, intent)
+func (j mortalJournal) Begin(ctx context.Context, intent upstream.Intent) (id int64, err error) {
+	err = j.g.write(func() error {
+		if j.g.w.chance("journal begin") {
+			return errDead
+		}
+		id, err = j.Journal.Begin(ctx, intent)
+		return err
+	})
+	return id, err
 }
 
 func (j mortalJournal) End(ctx context.Context, id int64, removed []upstream.Removal) error {
-	if j.g.dead.Load() || j.g.w.chance("journal end") {
-		return errDead
-	}
-	return j.Journal.End(ctx, id, removed)
+	return j.g.write(func() error {
+		if j.g.w.chance("journal end") {
+			return errDead
+		}
+		return j.Journal.End(ctx, id, removed)
+	})
 }
