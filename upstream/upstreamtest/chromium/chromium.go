@@ -23,7 +23,7 @@ func Start(t testing.TB, options ...chromedp.ExecAllocatorOption) context.Contex
 	path := find(t)
 	all := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path),
-		chromedp.UserDataDir(t.TempDir()),
+		chromedp.UserDataDir(profile(t)),
 		chromedp.NoSandbox, // which root cannot have
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND , EXCLUDE localhost , EXCLUDE 127.0.0.1"),
 	)
@@ -34,6 +34,26 @@ func Start(t testing.TB, options ...chromedp.ExecAllocatorOption) context.Contex
 	bounded, cancel := context.WithTimeout(tab, patience)
 	t.Cleanup(cancel)
 	return bounded
+}
+
+// profile returns a directory that ends with t. A browser's helpers outlive it by a
+// moment, and write there until they notice, which t.TempDir takes for a failure.
+func profile(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "chromium")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := os.RemoveAll(dir)
+		for end := time.Now().Add(patience); err != nil && time.Now().Before(end); err = os.RemoveAll(dir) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func find(t testing.TB) string {
