@@ -13,10 +13,10 @@ import (
 )
 
 // proofs remember which credentials were found good lately and from where, to what
-// they led, and when each maildrop was opened last. They never stand in for whoever checks the
-// credentials: they only tell an owner, who need not wait for other people's
-// guesses and may know that a login comes too soon, from a stranger, before
-// anybody is asked.
+// they led, and when each maildrop was opened last. They never stand in for whoever
+// checks the credentials: they only tell an owner, who need not wait for other
+// people's guesses and may know that a login comes too soon, from a stranger,
+// before anybody is asked.
 //
 // Credentials are kept as a MAC under a key that lives as long as the process.
 type proofs struct {
