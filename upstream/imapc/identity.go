@@ -40,11 +40,11 @@ func (c *conn) identityKind() byte {
 func listItems(kind byte) string {
 	switch kind {
 	case objectID:
-		return "(UID RFC822.SIZE " + objectIDItem + ")"
+		return "UID RFC822.SIZE " + objectIDItem
 	case gmailID:
-		return "(UID RFC822.SIZE " + gmailItem + ")"
+		return "UID RFC822.SIZE " + gmailItem
 	}
-	return "(UID RFC822.SIZE)"
+	return "UID RFC822.SIZE"
 }
 
 // identities are those of all messages of a listing, in one piece of memory.

@@ -33,7 +33,7 @@ func (c *conn) newLister(kept *listing) *lister {
 		l.kept = kept
 	}
 	from := uint64(l.last()) + 1
-	l.query = newQuery("UID FETCH "+strconv.FormatUint(from, 10)+":* "+listItems(kind), func(line []byte) error {
+	l.query = newQuery("UID FETCH "+strconv.FormatUint(from, 10)+":* ("+listItems(kind)+")", func(line []byte) error {
 		return l.learn(line, c.o.MaxMessages)
 	})
 	return l

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	"postern/upstream"
 )
@@ -97,8 +96,7 @@ func (c *conn) sight(ctx context.Context, set string) (map[uint32]sighting, erro
 // newSighting makes the command that asks for that.
 func (c *conn) newSighting(set string, found map[uint32]sighting) *query {
 	kind := c.identityKind()
-	items := strings.TrimSuffix(listItems(kind), ")") + " FLAGS)"
-	return newQuery("UID FETCH "+set+" "+items, func(line []byte) error {
+	return newQuery("UID FETCH "+set+" ("+listItems(kind)+" FLAGS)", func(line []byte) error {
 		var s sighting
 		uid, size, err := parseItems(line, func(name, value []byte) {
 			if id := identityOf(kind, name, value); len(id) > 0 {
