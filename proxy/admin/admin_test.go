@@ -180,24 +180,30 @@ func TestStyleIsAllowed(t *testing.T) {
 	}
 }
 
-// However many connections somebody opens, postern keeps descriptors for others.
-func TestConnectionsAreBounded(t *testing.T) {
+// serve returns the address where a server serves until t ends.
+func serve(t *testing.T, s *http.Server) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(busy, metrics, nil, nil)
 	over := make(chan struct{})
 	go func() {
 		s.Serve(l)
 		close(over)
 	}()
-	defer func() {
+	t.Cleanup(func() {
 		s.Close()
 		<-over
-	}()
+	})
+	return l.Addr().String()
+}
+
+// However many connections somebody opens, postern keeps descriptors for others.
+func TestConnectionsAreBounded(t *testing.T) {
+	address := serve(t, New(busy, metrics, nil, nil))
 	ask := func() (net.Conn, error) {
-		conn, err := net.Dial("tcp", l.Addr().String())
+		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,20 +251,7 @@ func TestServerLimits(t *testing.T) {
 			t.Errorf("%s: got %v, want a limit", name, d)
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	over := make(chan struct{})
-	go func() {
-		s.Serve(l)
-		close(over)
-	}()
-	defer func() {
-		s.Close()
-		<-over
-	}()
-	conn, err := net.Dial("tcp", l.Addr().String())
+	conn, err := net.Dial("tcp", serve(t, s))
 	if err != nil {
 		t.Fatal(err)
 	}
