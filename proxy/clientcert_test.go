@@ -17,7 +17,6 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -26,6 +25,7 @@ import (
 	"postern/proxy/pop3"
 	"postern/upstream"
 	"postern/upstream/upstreamtest"
+	"postern/upstream/upstreamtest/private"
 )
 
 // An authority signs certificates.
@@ -305,13 +305,7 @@ func TestFaultC13OldTLSRefused(t *testing.T) {
 
 // Renegotiation is refused (C13).
 func TestFaultC13RenegotiationRefused(t *testing.T) {
-	program, err := exec.LookPath("openssl")
-	if err != nil {
-		if os.Getenv("POSTERN_REAL") == "1" {
-			t.Fatal("no openssl here: make test installs it")
-		}
-		t.Skip("no openssl here")
-	}
+	program := private.Program(t, "openssl")
 	s, _ := serveCertified(t, nil, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

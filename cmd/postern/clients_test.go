@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +10,7 @@ import (
 	"postern/upstream/upstreamtest"
 	"postern/upstream/upstreamtest/cyrus"
 	"postern/upstream/upstreamtest/dovecot"
+	"postern/upstream/upstreamtest/private"
 )
 
 // TestClients lets POP3 programs that people use fetch mail from the gateway.
@@ -74,12 +73,7 @@ type clientTest struct {
 func eachClient(t *testing.T, test func(t *testing.T, c client)) {
 	for _, c := range clients {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := exec.LookPath(c.program); err != nil {
-				if os.Getenv("POSTERN_REAL") == "1" {
-					t.Fatalf("no %s here: make test installs it", c.program)
-				}
-				t.Skipf("no %s here", c.program)
-			}
+			private.Program(t, c.program)
 			test(t, c)
 		})
 	}

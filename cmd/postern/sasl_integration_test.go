@@ -36,6 +36,7 @@ import (
 	"postern/upstream/upstreamtest"
 	"postern/upstream/upstreamtest/dovecot"
 	"postern/upstream/upstreamtest/oidc"
+	"postern/upstream/upstreamtest/private"
 )
 
 // A saslClient is a program that logs in by a mechanism.
@@ -82,12 +83,7 @@ var saslClients = []saslClient{
 func TestSASLClients(t *testing.T) {
 	for _, c := range saslClients {
 		t.Run(c.name+" "+c.mechanism+" "+c.transport, func(t *testing.T) {
-			if _, err := exec.LookPath(c.program); err != nil {
-				if os.Getenv("POSTERN_REAL") == "1" {
-					t.Fatalf("no %s here: make test installs it", c.program)
-				}
-				t.Skipf("no %s here", c.program)
-			}
+			private.Program(t, c.program)
 			if c.unable != nil {
 				if why := c.unable(t); why != "" {
 					t.Skip(why)
@@ -528,12 +524,7 @@ routes: [{user: "*", upstream: there}]
 func TestCertificatesPage(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{"openssl", "curl"} {
-		if _, err := exec.LookPath(program); err != nil {
-			if os.Getenv("POSTERN_REAL") == "1" {
-				t.Fatalf("no %s here: make test installs it", program)
-			}
-			t.Skipf("no %s here", program)
-		}
+		private.Program(t, program)
 	}
 	server := startIMAP(t, nil)
 	server.add(t, "ann", "there", 2)
