@@ -9,6 +9,7 @@ import (
 
 	"postern/cmd/internal/config"
 	"postern/proxy/state"
+	"postern/proxy/vault"
 )
 
 func (p *program) rekeyCommand() *cobra.Command {
@@ -63,26 +64,21 @@ func (p *program) rekey(path string) error {
 
 // toSeal counts what is sealed under other keys than the first.
 func (p *program) toSeal(store state.Store, c config.Vault) (n int, err error) {
-	ring, err := keyring(c)()
+	ring, sealed, err := p.sealedKeys(store, c)
 	if err != nil {
 		return 0, err
 	}
-	sealed, err := store.SealedKeys(p.drain)
 	for id, count := range sealed {
 		if id != ring.IDs()[0] {
 			n += count
 		}
 	}
-	return n, err
+	return n, nil
 }
 
 // tellSpare names the keys that are of no use any more.
 func (p *program) tellSpare(store state.Store, c config.Vault) error {
-	ring, err := keyring(c)()
-	if err != nil {
-		return err
-	}
-	sealed, err := store.SealedKeys(p.drain)
+	ring, sealed, err := p.sealedKeys(store, c)
 	if err != nil {
 		return err
 	}
@@ -96,4 +92,14 @@ func (p *program) tellSpare(store state.Store, c config.Vault) error {
 		fmt.Fprintf(p.out, "Nothing is sealed any more under %s, which can be taken away once no old backup needs it.\n", strings.Join(spare, ", "))
 	}
 	return nil
+}
+
+// sealedKeys reads the keys, and how many secrets are sealed under each.
+func (p *program) sealedKeys(store state.Store, c config.Vault) (*vault.Keyring, map[string]int, error) {
+	ring, err := keyring(c)()
+	if err != nil {
+		return nil, nil, err
+	}
+	sealed, err := store.SealedKeys(p.drain)
+	return ring, sealed, err
 }
