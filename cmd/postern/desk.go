@@ -110,7 +110,7 @@ func (d *desk) lookWhichNever(ctx context.Context, all []consent.Account) error 
 // each goes through the accounts whose owners have to consent.
 func (d *desk) each(ctx context.Context, do func(name, upstreamName, login string) error) error {
 	for _, a := range d.config.Accounts {
-		if d.asks(a.Upstream) && a.UpstreamPasswordFile == "" {
+		if d.asksConfigured(a) {
 			if err := do(auth.Fold(a.User), a.Upstream, a.UpstreamUser); err != nil {
 				return err
 			}
@@ -120,7 +120,7 @@ func (d *desk) each(ctx context.Context, do func(name, upstreamName, login strin
 		if err != nil {
 			return err
 		}
-		if _, configured := d.config.Account(a.Name); configured || !d.asks(a.Upstream) || a.Credential != accounts.OAuth {
+		if _, configured := d.config.Account(a.Name); configured || !d.asksStored(a) {
 			continue
 		}
 		if err := do(a.Name, a.Upstream, a.Login); err != nil {
@@ -135,17 +135,27 @@ func (d *desk) asks(upstreamName string) bool {
 	return d.config.Upstream(upstreamName).OAuth.Grant == config.ByConsent
 }
 
+// asksConfigured tells whether the owner of an account of the configuration is.
+func (d *desk) asksConfigured(a config.Account) bool {
+	return d.asks(a.Upstream) && a.UpstreamPasswordFile == ""
+}
+
+// asksStored tells whether the owner of an account of the state is.
+func (d *desk) asksStored(a state.Account) bool {
+	return d.asks(a.Upstream) && a.Credential == accounts.OAuth
+}
+
 // place finds where an account's mail is. ErrNotFound says that there is no such
 // account, or none whose owner has to be asked.
 func (d *desk) place(ctx context.Context, account string) (place, error) {
-	if a, ok := d.config.Account(account); ok && d.asks(a.Upstream) && a.UpstreamPasswordFile == "" {
+	if a, ok := d.config.Account(account); ok && d.asksConfigured(a) {
 		return placeOf(d.config, account, a.Upstream, a.UpstreamUser)
 	}
 	a, err := d.store.Account(ctx, auth.Fold(account))
 	if err != nil {
 		return place{}, err
 	}
-	if a.Credential != accounts.OAuth || !d.asks(a.Upstream) {
+	if !d.asksStored(a) {
 		return place{}, fmt.Errorf("the account %s needs nobody's consent: %w", account, state.ErrNotFound)
 	}
 	return placeOf(d.config, account, a.Upstream, a.Login)
